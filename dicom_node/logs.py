@@ -1,0 +1,41 @@
+"""Logs are events with fields. Names, patient ids and raw values of a data set are never among them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal, cast
+
+import structlog
+
+
+def configure_logs(*, level: str = "INFO", style: Literal["json", "console"] = "console") -> None:
+    """Set up structured logs on stderr for this process.
+
+    pydicom and pynetdicom quote values of the data set in warnings and debug output, Celery quotes
+    arguments: below `ERROR` they are silent, and pydicom always is, because a value may be a name.
+    """
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    for name in ("pydicom", "pynetdicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def get_logger(station: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of one station."""
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(station=station))

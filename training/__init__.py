@@ -1,0 +1,1 @@
+"""Training: from films to a model bundle that the worker serves."""

@@ -1,0 +1,1 @@
+"""The worker: scores the studies that the node has received, reports, and delivers."""

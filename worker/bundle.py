@@ -1,0 +1,165 @@
+"""A model bundle: `model.onnx` beside a manifest that binds recipe, threshold and golden cases to its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dicom_node.errors import ConfigurationError
+from worker import preprocess
+from worker.engines import Engine
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class OperatingPoint(_Part):
+    """A threshold and what it gave where it was chosen."""
+
+    name: str
+    """How it was chosen and on what, e.g. `youden@dev`."""
+    probability: float = Field(ge=0, le=1)
+    sensitivity: float
+    specificity: float
+
+
+class File(_Part):
+    """A file of the bundle with its digest."""
+
+    name: str
+    sha256: str
+
+
+class GoldenCase(_Part):
+    """A generated film and what the reference engine (torch, float32) made of it."""
+
+    name: str
+    logit: float
+
+
+class Golden(_Part):
+    """Cases that an engine replays before it serves."""
+
+    inputs: File
+    """`.npz` without pickles: `inputs_BHW` uint8 and `cams_Bhw` float32."""
+    logit_tolerance: float
+    """Largest absolute difference of a logit."""
+    cam_tolerance: float
+    """Largest absolute difference of a map, as a share of the reference map's range."""
+    cases: tuple[GoldenCase, ...]
+
+
+class Manifest(_Part):
+    """`manifest.json`."""
+
+    format: int = 1
+    name: str
+    version: str
+    model: File
+    recipe: str
+    """Name of the preprocessing recipe; a worker with another recipe refuses the bundle."""
+    size: int
+    positive: str = "COVID-19"
+    temperature: float = 1.0
+    """probability = sigmoid(logit / temperature)."""
+    operating_point: OperatingPoint
+    """The one in use; `threshold_of` says for which model it was chosen."""
+    threshold_of: str
+    """SHA-256 of the model that the operating points belong to."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    golden: Golden
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Data digests, configuration and metrics of the training run."""
+
+
+class Bundle:
+    """A bundle on disk whose digests were all checked."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open and verify.
+
+        Raises:
+            ConfigurationError: a file is missing or altered, or the bundle needs another recipe.
+        """
+        self.directory = directory
+        path = directory / "manifest.json"
+        try:
+            self.manifest = Manifest.model_validate_json(path.read_bytes())
+        except OSError:
+            raise ConfigurationError(f"No model bundle at {directory}: {path.name} cannot be read.") from None
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise ConfigurationError(f"The manifest {path} is not usable at `{where}`.") from None
+        manifest = self.manifest
+        self.model_path = self._verified(manifest.model)
+        self._golden_path = self._verified(manifest.golden.inputs)
+        if manifest.threshold_of != manifest.model.sha256:
+            raise ConfigurationError(
+                f"The threshold in {path} was chosen for another model: export the bundle again."
+            )
+        if (manifest.recipe, manifest.size) != (preprocess.RECIPE, preprocess.SIZE):
+            raise ConfigurationError(
+                f"The bundle {directory} wants recipe {manifest.recipe}; this worker has {preprocess.RECIPE}."
+            )
+
+    def _verified(self, file: File) -> Path:
+        path = self.directory / Path(file.name).name
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            raise ConfigurationError(f"The bundle file {path} cannot be read.") from None
+        if digest != file.sha256:
+            raise ConfigurationError(f"The bundle file {path} is not the one that its manifest names.")
+        return path
+
+    def probability(self, logit: float) -> float:
+        """Calibrated probability of the positive class."""
+        return float(1.0 / (1.0 + np.exp(-logit / self.manifest.temperature)))
+
+    def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Inputs `(B, H, W)` and reference maps `(B, h, w)` of the golden cases."""
+        with np.load(self._golden_path, allow_pickle=False) as arrays:
+            return arrays["inputs_BHW"], arrays["cams_Bhw"]
+
+
+def replay_golden(bundle: Bundle, engine: Engine) -> float:
+    """The parity gate: run every golden case through the engine.
+
+    Returns:
+        The largest absolute difference of a logit.
+
+    Raises:
+        ConfigurationError: a case is out of tolerance or its decision flips; the sentence names it.
+    """
+    golden, threshold = bundle.manifest.golden, bundle.manifest.operating_point.probability
+    inputs_BHW, cams_Bhw = bundle.golden()
+    worst = 0.0
+    for case, input_HW, reference_hw in zip(golden.cases, inputs_BHW, cams_Bhw, strict=True):
+        found = engine.infer(preprocess.to_batch([input_HW]))
+        logit, cam_hw = float(found.logits_B[0]), found.cams_Bhw[0]
+        difference = abs(logit - case.logit)
+        scale = float(np.ptp(reference_hw)) or 1.0
+        cam_difference = float(np.abs(cam_hw - reference_hw).max()) / scale
+        flips = (bundle.probability(logit) >= threshold) != (bundle.probability(case.logit) >= threshold)
+        # `not <=` so that a NaN is out of tolerance too.
+        if flips or not difference <= golden.logit_tolerance or not cam_difference <= golden.cam_tolerance:
+            raise ConfigurationError(
+                f"The engine {engine.name} ({engine.precision}) does not agree with the model on golden case "
+                f"{case.name}: logit off by {difference:.4f}, map by {cam_difference:.4f}"
+                f"{', and the decision flips' if flips else ''}. It will not serve."
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write `manifest.json`, readable and in a stable order."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (directory / "manifest.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,142 @@
+"""Settings of the worker and the deliverer, on top of those of the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import AETitle, NodeSettings, Port, Seconds, Section
+
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "densenet121-covid"
+
+
+class DatabaseSection(Section):
+    """The ledger: what was done with every study, and the audit trail."""
+
+    url: str = "sqlite:///covariance-data/ledger.sqlite3"
+    """SQLAlchemy URL: `sqlite:///path` or `postgresql+psycopg://user@host/name`."""
+    patient_hash_key: SecretStr = SecretStr("covariance-development-key")
+    """Key of the HMAC that stands for a patient in the audit; set your own in production."""
+
+
+class WorkerSection(Section):
+    """How studies are scored."""
+
+    bundle: Path = DEFAULT_BUNDLE
+    """Directory of the model bundle (`model.onnx`, `manifest.json`, golden cases)."""
+    engine: Literal["openvino"] = "openvino"
+    """Inference engine."""
+    engine_threads: int = Field(default=0, ge=0)
+    """Threads of the CPU engine; 0 leaves it to the engine."""
+    engine_cache: Path = Path("covariance-data/engine-cache")
+    """Directory of compiled models."""
+    concurrency: int = Field(default=2, ge=1)
+    """Studies scored at the same time by one worker process."""
+    decoders: int = Field(default=2, ge=1)
+    """Guarded child processes that read and decode files."""
+    decoder_memory_bytes: int = Field(default=1_500_000_000, ge=200_000_000)
+    """Memory that a decoder child may take before the image is quarantined."""
+    decoder_timeout: Seconds = 30.0
+    """Seconds that the decoding of one image may take."""
+    lease: Seconds = 120.0
+    """Seconds after which a claim that its worker has not finished is void."""
+    maximum_attempts: int = Field(default=3, ge=1)
+    """Claims of one job before it is quarantined."""
+
+
+class EligibilitySection(Section):
+    """Which images are analysed. Everything else ends as by-policy with its reason."""
+
+    minimum_age_years: float = Field(default=18.0, ge=0)
+    """Patients younger than this are not analysed; 0 analyses every age."""
+    minimum_pixels: int = Field(default=256, ge=32)
+    """Shortest side of an image that is analysed, in pixels."""
+    indeterminate: Literal["score", "skip"] = "score"
+    """What to do when the header leaves body part, view or age open. The report says which."""
+    secondary_capture: bool = False
+    """Whether Secondary Capture images are analysed (digitised films, some mobile units)."""
+
+
+class ReportSection(Section):
+    """What is written back."""
+
+    not_analysed: bool = True
+    """Whether an ineligible study gets an SR that says why it was not analysed."""
+    manufacturer: str = "CoVariance"
+    """Manufacturer in our objects."""
+    series_number: int = Field(default=9001, ge=1)
+    """SeriesNumber of the SR; the heatmaps take the next one."""
+    secondary_capture_modality: str = Field(default="OT", max_length=16)
+    """Modality of the heatmap series."""
+
+
+class Destination(Section):
+    """A PACS that results are sent to."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]{1,32}$")
+    """Short name in the ledger, `status` and metrics."""
+    ae_title: AETitle
+    """AE title of the destination."""
+    host: str
+    """Host name or address."""
+    port: Port
+    """TCP port."""
+    verify: Literal["commitment", "find", "none"] = "commitment"
+    """How a stored object is proven: storage commitment, a C-FIND at image level, or not at all."""
+    commitment_timeout: Seconds = 60.0
+    """Seconds after which an unanswered commitment request is made again."""
+
+
+class DeliverySection(Section):
+    """How results are sent, and tried again."""
+
+    poll_seconds: Seconds = 0.1
+    """Pause between two looks at the ledger."""
+    batch: int = Field(default=100, ge=1)
+    """Objects over one association."""
+    backoff_first: Seconds = 1.0
+    """Seconds before the second try; doubled for each further one, with jitter."""
+    backoff_cap: Seconds = 600.0
+    """Longest pause between two tries. There is no last try."""
+    permanent_attempts: int = Field(default=3, ge=1)
+    """Tries before an object that the destination says it cannot understand is set aside."""
+    reconcile_seconds: Seconds = 2.0
+    """Pause between two looks for studies that no message announces."""
+    timeout: Seconds = 30.0
+    """Seconds to wait for an association, a response or a write."""
+
+
+class Settings(NodeSettings):
+    """Everything, checked."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    database: DatabaseSection = DatabaseSection()
+    worker: WorkerSection = WorkerSection()
+    eligibility: EligibilitySection = EligibilitySection()
+    report: ReportSection = ReportSection()
+    delivery: DeliverySection = DeliverySection()
+    destinations: tuple[Destination, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [destination.name for destination in self.destinations]
+        if len(set(names)) != len(names):
+            raise ValueError("two destinations have the same name; give each its own")
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the file and the environment; raise ConfigurationError with one sentence if they cannot work."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"The setting {where or 'file'} cannot be used: {first['msg']}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The settings file cannot be read: {error}.") from None
