@@ -41,7 +41,7 @@ class NodeSection(Section):
     port: Port = 11112
     """TCP port; 0 takes a free one."""
     allowed_callers: tuple[AETitle, ...] = ()
-    """Calling AE titles that may send. Empty: anyone; one entry or more: everyone else is rejected (1,1,3)."""
+    """Calling AE titles that may send. Empty: anyone; else everyone not listed is rejected (1,1,3)."""
     maximum_associations: int = Field(default=100, ge=1)
     """Associations at the same time; one more is rejected (2,3,2)."""
     maximum_pdu_bytes: int = Field(default=262_144, ge=16_384, le=1_048_576)

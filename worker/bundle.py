@@ -1,4 +1,4 @@
-"""A model bundle: `model.onnx` beside a manifest that binds recipe, threshold and golden cases to its digest."""
+"""A model bundle: `model.onnx` and a manifest that binds recipe, threshold and golden cases to it."""
 
 from __future__ import annotations
 
