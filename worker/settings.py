@@ -42,8 +42,8 @@ class WorkerSection(Section):
     """Memory that a decoder child may take before the image is quarantined."""
     decoder_timeout: Seconds = 30.0
     """Seconds that the decoding of one image may take."""
-    lease: Seconds = 120.0
-    """Seconds after which a claim that its worker has not finished is void."""
+    lease: Seconds = 20.0
+    """Seconds after its last sign of life at which a worker's claim is void and another may take the study."""
     maximum_attempts: int = Field(default=3, ge=1)
     """Claims of one job before it is quarantined."""
 

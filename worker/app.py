@@ -1,0 +1,62 @@
+"""The Celery worker: hears the doorbell and runs the pipeline, in threads of one process.
+
+Threads, because CUDA does not survive a fork and one engine serves all; what needs guarding
+(decoding) runs in child processes of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from celery.signals import worker_ready
+
+from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
+from dicom_node.errors import CovarianceError
+from dicom_node.logs import get_logger
+from dicom_node.spool import Spool
+from worker.ledger import open_ledger
+from worker.pipeline import Pipeline, Scorer
+from worker.settings import Settings
+
+log = get_logger("worker")
+
+
+def run_worker(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; a study in progress is finished first.
+
+    Raises:
+        ConfigurationError: bundle, engine or database is not fit to serve.
+    """
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    spool = Spool(settings.spool.path)
+    with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
+        pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
+        app = celery_app(settings)
+
+        @app.task(name=SCORE_STUDY)  # type: ignore[untyped-decorator]
+        def score_study(study_instance_uid: str) -> None:
+            try:
+                pipeline.score_study(study_instance_uid)
+            except CovarianceError as error:
+                log.warning("study_waits", study=study_instance_uid, why=str(error))
+            except Exception as error:  # noqa: BLE001 (task boundary)
+                # The text of an unknown error may quote a data set: only its type is safe to log.
+                log.error("study_failed", study=study_instance_uid, error=type(error).__name__)
+
+        @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+        def ready(**_: object) -> None:
+            log.info("worker_ready", model=scorer.model.name, engine=scorer.model.engine)
+
+        app.worker_main(
+            [
+                "worker",
+                "--pool=threads",
+                f"--concurrency={settings.worker.concurrency}",
+                f"--queues={QUEUE}",
+                f"--hostname=covariance@{name}",
+                "--without-gossip",
+                "--without-mingle",
+                "--loglevel=WARNING",
+            ]
+        )
