@@ -20,6 +20,8 @@ from pydantic_settings import (
 
 from dicom_node import uids
 
+CONFIGURATION_FILE = "COVARIANCE_CONFIG"
+
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -84,6 +86,8 @@ class QueueSection(Section):
     """Redis or Valkey, as a URL (`redis://`, `rediss://`, `redis+socket:///path?virtual_host=0`)."""
     prefix: str = "covariance:"
     """Prefix of every key, so that a broker may be shared."""
+    embedded_path: Path = Path("covariance-data/valkey")
+    """Directory of the broker that `covariance up` starts when `url` is left at its default."""
 
 
 class LogSection(Section):
@@ -122,5 +126,22 @@ class NodeSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of precedence: arguments, environment, file."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=os.environ.get("COVARIANCE_CONFIG"))
+        path = os.environ.get(CONFIGURATION_FILE)
+        if path and not Path(path).is_file():
+            # pydantic-settings would take every default in silence.
+            raise FileNotFoundError(f"there is no file {path}")
+        file = TomlConfigSettingsSource(settings_cls, toml_file=path)
         return init_settings, env_settings, file
+
+
+def use_file(path: Path) -> None:
+    """Make this process, and those that it starts, read their settings from `path`."""
+    os.environ[CONFIGURATION_FILE] = str(path.absolute())
+
+
+def child_environment(**overrides: str) -> dict[str, str]:
+    """Return the environment for a child process: ours, with settings laid over it.
+
+    A name is the setting's path in capitals: `NODE__PORT="0"` sets `[node] port`.
+    """
+    return {**os.environ, **{f"COVARIANCE_{name}": value for name, value in overrides.items()}}
