@@ -43,7 +43,7 @@ class WorkerSection(Section):
     decoder_timeout: Seconds = 30.0
     """Seconds that the decoding of one image may take."""
     lease: Seconds = 20.0
-    """Seconds after its last sign of life at which a worker's claim is void and another may take the study."""
+    """Seconds without a sign of life after which a worker's claim is void and another may take the study."""
     maximum_attempts: int = Field(default=3, ge=1)
     """Claims of one job before it is quarantined."""
 

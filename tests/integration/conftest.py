@@ -1,0 +1,247 @@
+"""A whole CoVariance in real processes, with real Orthanc, DCMTK and Redis as its neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from worker.ledger import Ledger, open_ledger
+from worker.settings import Settings
+
+COVARIANCE = str(Path(sys.executable).with_name("covariance"))
+ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def eventually(probe: Callable[[], Any], *, seconds: float = 60.0, what: str) -> Any:
+    """Ask again and again until the answer is true, and return it; fail with `what` at the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class Program:
+    """A child process with its output in a file; ended with the test whatever happens."""
+
+    command: list[str]
+    output: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Program:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**ENVIRONMENT, **self.environment},
+                start_new_session=True,
+            )
+        return self
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, number)
+            self.process.wait(30)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@dataclass
+class Orthanc:
+    """A real Orthanc, asked over its REST interface."""
+
+    port: int
+    http_port: int
+    program: Program
+    ae_title: str = "ORTHANC"
+
+    def start(self) -> None:
+        self.program.start()
+        eventually(lambda: accepts(self.http_port) and accepts(self.port), what="Orthanc listens")
+
+    def rest(self, path: str, body: bytes | dict[str, Any] | None = None) -> Any:
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=data)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.loads(response.read())
+
+    def file(self, instance: str) -> bytes:
+        url = f"http://127.0.0.1:{self.http_port}/instances/{instance}/file"
+        with urllib.request.urlopen(url, timeout=60) as response:
+            return response.read()
+
+    def find(self, **query: str) -> list[str]:
+        level = query.pop("level", "Instance")
+        return self.rest("/tools/find", {"Level": level, "Query": query})
+
+    def series(self, study_instance_uid: str) -> list[dict[str, Any]]:
+        """Every series of the study with its main tags and instances."""
+        found = self.find(level="Series", StudyInstanceUID=study_instance_uid)
+        return [self.rest(f"/series/{one}") for one in found]
+
+
+@dataclass
+class System:
+    """One CoVariance: node, worker and deliverer as processes, and their ledger."""
+
+    folder: Path
+    port: int
+    redis_port: int
+    programs: dict[str, Program]
+    settings: Settings
+    ledger: Ledger
+
+    def start(self, *names: str) -> None:
+        for name in names or tuple(self.programs):
+            self.programs[name].start()
+        if "node" in (names or self.programs):
+            eventually(lambda: accepts(self.port), what="the node listens")
+
+    def stop(self) -> None:
+        for program in reversed(self.programs.values()):
+            program.stop()
+        self.ledger.close()
+
+    def flush_broker(self) -> None:
+        with redis.Redis(port=self.redis_port) as client:
+            client.flushall()
+
+    def logs(self) -> str:
+        return "\n".join(p.output.read_text() for p in self.programs.values() if p.output.exists())
+
+
+@pytest.fixture(scope="module")
+def redis_port(program, tmp_path_factory) -> Iterator[int]:
+    """A real Redis on a free port."""
+    folder, port = tmp_path_factory.mktemp("redis"), free_port()
+    server = program("redis-server")
+    command = [server, "--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
+    running = Program(command, folder / "log").start()
+    eventually(lambda: accepts(port), what="Redis listens")
+    yield port
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def node_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def orthanc(program, tmp_path_factory, node_port) -> Iterator[Orthanc]:
+    """A real Orthanc that knows our node as the modality `covariance`."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    port, http_port = free_port(), free_port()
+    configuration = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "DicomAet": "ORTHANC",
+        "DicomPort": port,
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
+        "StoreMD5ForAttachments": False,
+        "DicomModalities": {
+            "covariance": {
+                "AET": "COVARIANCE",
+                "Host": "127.0.0.1",
+                "Port": node_port,
+                "AllowStorageCommitment": True,
+            }
+        },
+    }
+    file = folder / "orthanc.json"
+    file.write_text(json.dumps(configuration))
+    one = Orthanc(
+        port, http_port, Program([program("Orthanc", "/usr/sbin/Orthanc"), str(file)], folder / "log")
+    )
+    one.start()
+    yield one
+    one.program.stop()
+
+
+@pytest.fixture(scope="module")
+def make_system(tmp_path_factory, redis_port) -> Iterator[Callable[..., System]]:
+    """`make_system(destinations, port=..., **sections)` configures a CoVariance; `start` runs it."""
+    made: list[System] = []
+
+    def make(
+        destinations: list[dict[str, Any]], *, port: int | None = None, **sections: dict[str, Any]
+    ) -> System:
+        folder = tmp_path_factory.mktemp("covariance")
+        port = port or free_port()
+        number = len(made)
+        tables: dict[str, dict[str, Any]] = {
+            "node": {"port": port},
+            "spool": {"path": str(folder / "spool"), "minimum_free_bytes": 0},
+            "assembly": {"quiet_seconds": 0.5},
+            "queue": {"url": f"redis://127.0.0.1:{redis_port}/{number}", "prefix": f"test{number}:"},
+            "database": {"url": f"sqlite:///{folder / 'ledger.sqlite3'}"},
+            "worker": {"engine_cache": str(folder / "engine"), "lease": 2.0},
+            "delivery": {"backoff_first": 0.2, "backoff_cap": 2.0, "reconcile_seconds": 0.5},
+            "log": {"style": "json"},
+        }
+        for name, values in sections.items():
+            tables.setdefault(name, {}).update(values)
+        file = folder / "covariance.toml"
+        file.write_text(_toml(tables, destinations))
+        programs = {
+            name: Program([COVARIANCE, "--config", str(file), name], folder / f"{name}.log")
+            for name in ("node", "worker", "deliver")
+        }
+        settings = Settings(**{**tables, "destinations": destinations})  # type: ignore[arg-type]
+        system = System(folder, port, redis_port, programs, settings, open_ledger(settings, migrate=True))
+        made.append(system)
+        return system
+
+    yield make
+    for system in made:
+        system.stop()
+
+
+def _toml(tables: dict[str, dict[str, Any]], destinations: list[dict[str, Any]]) -> str:
+    lines = []
+    for name, values in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    for destination in destinations:
+        lines += ["[[destinations]]", *(f"{key} = {json.dumps(value)}" for key, value in destination.items())]
+    return "\n".join(lines) + "\n"
