@@ -1,0 +1,131 @@
+"""The whole way: studies in, results committed by a PACS stand-in on the same machine."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from films import write_studies
+from measure import PEER_ENVIRONMENT, Figures, cpu_seconds, free_port, running, wait_until
+
+from worker.ledger import Ledger, open_ledger
+from worker.settings import Settings
+
+STUDIES = 80
+IDLE_STUDIES = 30
+QUIET = 0.5
+COVARIANCE = str(Path(sys.executable).with_name("covariance"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Node, worker, deliverer, broker and PACS stand-in, each a process."""
+
+    port: int
+    processes: dict[str, subprocess.Popen[bytes]]
+    ledger: Ledger
+
+    def cpu(self) -> dict[str, float]:
+        return {name: cpu_seconds(process) for name, process in self.processes.items()}
+
+
+@contextmanager
+def stack(folder: Path) -> Iterator[Stack]:
+    port, pacs, broker = free_port(), free_port(), free_port()
+    file = folder / "covariance.toml"
+    file.write_text(f"""
+[node]
+port = {port}
+[spool]
+path = "{folder / "spool"}"
+minimum_free_bytes = 0
+[assembly]
+quiet_seconds = {QUIET}
+[queue]
+url = "redis://127.0.0.1:{broker}/0"
+[database]
+url = "sqlite:///{folder / "ledger.sqlite3"}"
+[worker]
+engine_cache = "{folder / "engine"}"
+[[destinations]]
+name = "pacs"
+ae_title = "STANDIN"
+host = "127.0.0.1"
+port = {pacs}
+""")
+    settings = Settings(
+        spool={"path": folder / "spool"},  # type: ignore[arg-type]
+        database={"url": f"sqlite:///{folder / 'ledger.sqlite3'}"},  # type: ignore[arg-type]
+    )
+    commands = {
+        "broker": (["redis-server", "--port", str(broker), "--dir", str(folder), "--save", ""], broker),
+        "pacs": (
+            [sys.executable, "-m", "deploy.pacs", str(pacs), str(folder / "pacs"), f"127.0.0.1:{port}"],
+            pacs,
+        ),
+        "node": ([COVARIANCE, "--config", str(file), "node"], port),
+        "worker": ([COVARIANCE, "--config", str(file), "worker"], None),
+        "deliver": ([COVARIANCE, "--config", str(file), "deliver"], None),
+    }
+    with ExitStack() as all_of_it:
+        ledger = all_of_it.enter_context(open_ledger(settings, migrate=True))
+        processes = {
+            name: all_of_it.enter_context(running(command, folder / f"{name}.log", port=port))
+            for name, (command, port) in commands.items()
+        }
+        yield Stack(port=port, processes=processes, ledger=ledger)
+
+
+def send(port: int, files: list[Path]) -> float:
+    """Send over one association; return the time of the last response."""
+    command = ["storescu", "-aec", "COVARIANCE", "127.0.0.1", str(port), *map(str, files)]
+    subprocess.run(command, check=True, env=PEER_ENVIRONMENT)
+    return time.time()
+
+
+def committed(ledger: Ledger) -> int:
+    return ledger.studies_committed()
+
+
+def run(figures: Figures, work: Path) -> None:
+    """Throughput with CPU per station, then latency when idle."""
+    folder = work / "end-to-end"
+    folder.mkdir()
+    with stack(folder) as system:
+        warm = write_studies(folder / "films", 2, salt="warm")
+        send(system.port, [file for study in warm for file in study])
+        wait_until(lambda: committed(system.ledger) == 2, seconds=120, what="the first studies are committed")
+
+        films = write_studies(folder / "films", STUDIES, salt="load")
+        before, started = system.cpu(), time.monotonic()
+        send(system.port, [study[0] for study in films])
+        wait_until(lambda: committed(system.ledger) == 2 + STUDIES, seconds=300, what="all are committed")
+        seconds = time.monotonic() - started
+        after = system.cpu()
+        figures.add("end_to_end.10mb.rate", "studies/s", [STUDIES / seconds])
+        for name in after:
+            figures.add(
+                f"end_to_end.10mb.cpu.{name}", "ms/study", [1000 * (after[name] - before[name]) / STUDIES]
+            )
+
+        latencies = []
+        for number, study in enumerate(write_studies(folder / "films", IDLE_STUDIES, salt="idle"), start=1):
+            last_response = send(system.port, study)
+            done = 2 + STUDIES + number
+            wait_until(
+                lambda done=done: committed(system.ledger) == done, seconds=60, what="the study is committed"
+            )
+            latencies.append(time.time() - last_response - QUIET)
+        cuts = statistics.quantiles(latencies, n=100, method="inclusive")
+        spread = [min(latencies), max(latencies)]
+        for name, value in (("p50", cuts[49]), ("p95", cuts[94]), ("p99", cuts[98])):
+            figures.add(f"latency.idle.{name}", "s", [value])
+            figures.found[f"latency.idle.{name}"].update(low=round(spread[0], 3), high=round(spread[1], 3))
+    _ = datetime.now(UTC)
