@@ -19,7 +19,12 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_data_element
 
 from dicom_node.errors import Permanent, Reason
-from worker.report.codes import INSTANCE_CREATOR_UID, OWN_SERIES_DESCRIPTIONS
+from dicom_node.uids import derive_uid
+
+INSTANCE_CREATOR_UID = derive_uid("covariance", "instance creator")
+"""InstanceCreatorUID (0008,0014) of all that we write: by it a result that comes back is known as ours."""
+SR_SERIES_DESCRIPTION = "AI CXR report - RESEARCH ONLY"
+SC_SERIES_DESCRIPTION = "AI CXR heatmap - RESEARCH ONLY"
 
 LARGEST_VALUE = 4096
 """Bytes. Several times what PS3.5 allows in any attribute here; a longer value is an attack or a defect."""
@@ -125,9 +130,9 @@ def graft(result: Dataset, source: bytes, *, also: tuple[str, ...] = ()) -> byte
 
 def is_own_output(header: Dataset) -> bool:
     """Whether this is one of our own results that came back to us."""
-    return (
-        header.get("InstanceCreatorUID") == INSTANCE_CREATOR_UID
-        or header.get("SeriesDescription") in OWN_SERIES_DESCRIPTIONS
+    return header.get("InstanceCreatorUID") == INSTANCE_CREATOR_UID or header.get("SeriesDescription") in (
+        SR_SERIES_DESCRIPTION,
+        SC_SERIES_DESCRIPTION,
     )
 
 
