@@ -1,0 +1,59 @@
+# Two commands on a fresh machine (python3 >= 3.11 with venv, make, git): `make demo` and `make test`.
+# Everything is installed from uv.lock into .venv; nothing else on the machine is touched.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+# --inexact: a target adds what it needs and takes nothing from the others.
+SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
+# A recipe that fails leaves no stamp.
+.DELETE_ON_ERROR:
+
+.PHONY: help demo serve test check format bench clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.serving ## Whole way with a stand-in PACS (PACS=host:port/AET, STUDIES=path, VERIFY=find)
+	@$(BIN)/covariance demo $(if $(PACS),--pacs '$(PACS)') $(if $(STUDIES),--studies '$(STUDIES)') $(if $(VERIFY),--verify '$(VERIFY)')
+
+serve: .venv/.serving ## Run the stack on this machine (CONFIG=file)
+	@$(BIN)/covariance $(if $(CONFIG),--config '$(CONFIG)') up
+
+test: .venv/.developing ## All tests that need no GPU (installs torch, about 5.5 GB)
+	$(BIN)/pytest -m 'not gpu' $(ARGS)
+
+check: .venv/.developing ## Format, lint, types, import contracts, lock file
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/uv lock --check
+
+format: .venv/.developing ## Format, and mend what lint can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/.developing ## Speed; prints and writes build/bench.json
+	$(BIN)/python -m tests.bench
+
+clean: ## Remove what was built (the .venv stays)
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/.uv:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo 'CoVariance needs python3 >= 3.11 with venv (Debian: apt install python3-venv); PYTHON=path names another.' >&2; exit 1; }
+	@echo 'Making .venv'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.venv/.serving: .venv/.uv pyproject.toml uv.lock
+	@echo 'Installing what serving needs (no torch)'
+	@$(SYNC) --extra embedded
+	@touch $@
+
+.venv/.developing: .venv/.uv pyproject.toml uv.lock
+	@echo 'Installing what development needs (torch included; the first time takes minutes)'
+	@$(SYNC) --extra embedded --extra postgresql --extra training --group test --group check
+	@touch $@ .venv/.serving

@@ -1,0 +1,5 @@
+"""`python -m deploy` is `covariance`."""
+
+from deploy.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""The `covariance` command: its options, its exit codes and how it says that something failed.
+
+Exit codes: 0 all is well; 1 something failed or is not done; 2 usage or settings are wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from deploy.commands import configuration, demonstration, films, services, studies
+from dicom_node.errors import ConfigurationError, CovarianceError
+from dicom_node.settings import use_file
+
+
+class Commands(TyperGroup):
+    """Turns our errors into one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except CovarianceError as error:
+            typer.secho(f"covariance: {error}", fg="red", err=True)
+            raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
+
+
+app = typer.Typer(
+    name="covariance",
+    cls=Commands,
+    no_args_is_help=True,
+    # A traceback with the values of variables would print what a data set holds.
+    pretty_exceptions_enable=False,
+    help="Scores chest radiographs for COVID-19 and writes the results back to the PACS. "
+    "Research software, not a medical device.",
+)
+for noun in (services, films, studies, configuration, demonstration):
+    noun.register(app)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415 (only here)
+
+        typer.echo(f"covariance {version('covariance')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Settings file; else $COVARIANCE_CONFIG.", dir_okay=False
+        ),
+    ] = None,
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+    if config is not None:
+        if not config.is_file():
+            raise ConfigurationError(f"There is no settings file {config}: name one that exists.")
+        use_file(config)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,48 @@
+"""The processes of the stack as they are started by themselves: `covariance node`, `worker`, `deliver`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from deploy.stack import announce_ready, die_with_parent
+from dicom_node.logs import configure_logs
+from worker.settings import Settings, load_settings
+
+
+def serve_node(ready_fd: int | None) -> None:
+    """Receive until SIGTERM or SIGINT."""
+    from dicom_node.main import run_node  # noqa: PLC0415 (each process loads only what it runs)
+
+    run_node(_begin(ready_fd), ready=lambda _port: announce_ready(ready_fd))
+
+
+def serve_worker(ready_fd: int | None) -> None:
+    """Score until SIGTERM or SIGINT."""
+    settings = _begin(ready_fd)
+    from celery.signals import worker_ready  # noqa: PLC0415
+
+    from worker.app import run_worker  # noqa: PLC0415
+
+    worker_ready.connect(lambda **_: announce_ready(ready_fd), weak=False)
+    run_worker(settings)
+
+
+def serve_deliver(ready_fd: int | None) -> None:
+    """Deliver until SIGTERM or SIGINT."""
+    settings = _begin(ready_fd)
+    from worker.deliver import run_deliver  # noqa: PLC0415
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    announce_ready(ready_fd)
+    run_deliver(settings, stop)
+
+
+def _begin(ready_fd: int | None) -> Settings:
+    if ready_fd is not None:
+        die_with_parent()
+    settings = load_settings()
+    configure_logs(level=settings.log.level, style=settings.log.style)
+    return settings

@@ -1,0 +1,193 @@
+"""One machine, one command: broker, node, worker and deliverer as children of one supervisor.
+
+The supervisor holds no state and touches no study: killing it, or any child, costs time only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import get_logger
+
+log = get_logger("stack")
+
+CONFIGURATION_EXIT = 2
+"""Exit code of a child whose settings cannot work: starting it again is no use."""
+_LOOK_SECONDS = 0.05
+_STEADY_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 30.0
+
+Report = Callable[[str, str], None]
+"""Takes the name of a program and one line that it wrote; called from several threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One child process."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    is_ready: Callable[[], bool] | None = None
+    """Asked until true. None: the program takes `--ready-fd N` and writes a line there when it serves."""
+    stop_seconds: float = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+class _Child:
+    """A program while it runs, and when to start it again."""
+
+    def __init__(self, program: Program, report: Report) -> None:
+        self.program = program
+        self.ready = False
+        self._report = report
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_fd: int | None = None
+        self._started = 0.0
+        self._start_at = 0.0
+        self._failures = 0
+
+    def look(self) -> None:
+        """Start the program if it does not run and its pause is over; see whether it serves.
+
+        Raises:
+            ConfigurationError: it has ended because its settings cannot work.
+        """
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self._start()
+        elif (code := self._process.poll()) is not None:
+            self.end()
+            self._plan_restart(code)
+        elif not self.ready:
+            self.ready = self._serves()
+
+    def _start(self) -> None:
+        command = list(self.program.command)
+        self._ready_fd, write_end = os.pipe()
+        if self.program.is_ready is None:
+            command += ["--ready-fd", str(write_end)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(self.program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write_end,),
+                # Ctrl-C is for the supervisor: it stops the others in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_end)
+        self._started = time.monotonic()
+        threading.Thread(target=self._pass_on, args=(self._process,), daemon=True).start()
+
+    def _pass_on(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None  # noqa: S101 (a pipe was asked for)
+        with process.stdout as lines:
+            for line in lines:
+                self._report(self.program.name, line.decode(errors="replace").rstrip("\n"))
+
+    def _serves(self) -> bool:
+        if self.program.is_ready is not None:
+            return self.program.is_ready()
+        assert self._ready_fd is not None  # noqa: S101
+        readable, _, _ = select.select([self._ready_fd], [], [], 0)
+        return bool(readable) and os.read(self._ready_fd, 1) != b""
+
+    def _plan_restart(self, code: int) -> None:
+        if code == CONFIGURATION_EXIT:
+            raise ConfigurationError(
+                f"The {self.program.name} cannot work with these settings; its message stands above."
+            )
+        steady = time.monotonic() - self._started > _STEADY_SECONDS
+        self._failures = 1 if steady else self._failures + 1
+        pause = min(2.0 ** (self._failures - 1), _LONGEST_PAUSE_SECONDS)
+        self._start_at = time.monotonic() + pause
+        log.warning("child_ended", program=self.program.name, code=code, restart_in=pause)
+
+    def end(self) -> None:
+        """Stop the process, and with it everything that it has started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(self.program.stop_seconds)
+        except subprocess.TimeoutExpired:
+            log.warning("child_killed", program=self.program.name)
+        # The session of a child is its process group: decoders of a worker that was killed go with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.ready = False
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+            self._ready_fd = None
+
+
+class Stack:
+    """Supervises programs: starts them, starts again what dies, and leaves nothing behind."""
+
+    def __init__(self, programs: Sequence[Program], *, report: Report) -> None:
+        """Take the programs in the order in which they are started; they are stopped in reverse."""
+        self._children = [_Child(program, report) for program in programs]
+        self._stop = threading.Event()
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Supervise until SIGTERM, SIGINT or SIGHUP; `on_ready` is called once, when all serve.
+
+        Raises:
+            ConfigurationError: a program cannot work with its settings; the others are stopped.
+        """
+        announced = False
+        with self._signals():
+            try:
+                while not self._stop.wait(_LOOK_SECONDS):
+                    for child in self._children:
+                        child.look()
+                    if not announced and all(child.ready for child in self._children):
+                        on_ready()
+                        announced = True
+            finally:
+                for child in reversed(self._children):
+                    child.end()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: self._stop.set()) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def announce_ready(ready_fd: int | None) -> None:
+    """Tell the supervisor that this process serves: a line on the descriptor that it named."""
+    if ready_fd is not None:
+        os.write(ready_fd, b"\n")
+        os.close(ready_fd)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the supervisor is gone, even by SIGKILL (Linux, prctl(2)).
+
+    It survives an exec. On other systems an orphan has to be stopped by hand.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
