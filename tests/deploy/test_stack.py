@@ -1,0 +1,115 @@
+"""The supervisor, with small programs in the place of ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+
+import pytest
+
+SUPERVISOR = """
+    import sys
+    from deploy.stack import Program, Stack, die_with_parent
+    from dicom_node.errors import ConfigurationError
+
+    def program(name, code, **more):
+        prelude = "import os, signal, sys, time; from deploy.stack import *; die_with_parent();"
+        return Program(name=name, command=(sys.executable, "-c", prelude + code), environment=os.environ, **more)
+
+    import os
+    programs = [program(*one.split("=", 1), stop_seconds=0.5) for one in sys.argv[1:]]
+    try:
+        Stack(programs, report=lambda name, line: print(name, line, flush=True)).run(
+            lambda: print("all ready", flush=True)
+        )
+    except ConfigurationError as error:
+        sys.exit(str(error))
+"""
+SERVE = "announce_ready(int(sys.argv[-1])); print(os.getpid(), flush=True); time.sleep(600)"
+IGNORE_TERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+
+
+@pytest.fixture
+def supervise(start, tmp_path, eventually):
+    """`supervise(*NAME=CODE)` starts a supervisor over such programs; `said()` is its output, by line."""
+
+    def run(*programs: str):
+        process = start(sys.executable, "-c", textwrap.dedent(SUPERVISOR), *programs)
+        return process, lambda: (tmp_path / "output").read_text().splitlines()
+
+    return run
+
+
+def pid_of(name: str, lines: list[str]) -> int | None:
+    """The last process id that a program has printed."""
+    return next((int(line.split()[1]) for line in reversed(lines) if line.startswith(f"{name} ")), None)
+
+
+def test_ready_is_said_once_when_all_serve(supervise, eventually):
+    """The stack is ready when every program has said so, and not before."""
+    _, said = supervise(f"one={SERVE}", f"two=time.sleep(0.5); {SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    assert pid_of("two", said()), "the slow program had not started"
+    assert said().count("all ready") == 1
+
+
+def test_a_program_that_dies_is_started_again(supervise, eventually):
+    """A program killed from outside runs again, as another process."""
+    _, said = supervise(f"one={SERVE}")
+    first = eventually(lambda: pid_of("one", said()), what="the program runs")
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: pid_of("one", said()) != first, what="the program runs again")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_all(supervise, eventually, family, alive, number):
+    """After SIGTERM, SIGINT or SIGHUP nothing runs any more, and the exit is clean."""
+    process, said = supervise(f"one={SERVE}", f"two={SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    started = family(process.pid)
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert [pid for pid in started if alive(pid)] == []
+
+
+def test_programs_are_stopped_from_the_last_to_the_first(supervise, eventually):
+    """What takes work in is stopped before what works it off."""
+    told = "signal.signal(signal.SIGTERM, lambda *_: (print('ends', flush=True), os._exit(0)));"
+    process, said = supervise(f"first={told}{SERVE}", f"last={told}{SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    process.terminate()
+    process.wait(20)
+    assert [line for line in said() if line.endswith("ends")] == ["last ends", "first ends"]
+
+
+def test_a_program_that_does_not_stop_is_killed(supervise, eventually, family, alive):
+    """Patience has an end: a program that ignores SIGTERM is killed, and its children with it."""
+    spawn = "import subprocess; subprocess.Popen(['sleep', '600']);"
+    process, said = supervise(f"one={IGNORE_TERM}{spawn}{SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    started = family(process.pid)
+    assert len(started) == 2
+    process.terminate()
+    assert process.wait(20) == 0
+    assert [pid for pid in started if alive(pid)] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_programs_end_with_a_killed_supervisor(supervise, eventually, family, alive):
+    """A supervisor that is killed takes its programs along."""
+    process, said = supervise(f"one={SERVE}", f"two={SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    started = family(process.pid)
+    process.kill()
+    eventually(lambda: not any(alive(pid) for pid in started), what="every program has ended")
+
+
+def test_settings_that_cannot_work_end_the_stack(supervise, alive, eventually, family):
+    """A program that ends with exit code 2 is not started again: the stack stops and says which it was."""
+    process, said = supervise(f"good={SERVE}", "bad=time.sleep(0.5); sys.exit(2)")
+    good = eventually(lambda: pid_of("good", said()), what="the other program runs")
+    assert process.wait(20) == 1
+    assert "bad cannot work with these settings" in said()[-1]
+    assert not alive(good)
