@@ -112,6 +112,8 @@ class ModelIdentity:
     """On the probability; a study at or above it is positive."""
     operating_point: str
     """How the threshold was chosen, e.g. `youden@dev`."""
+    temperature: float = 1.0
+    """probability = sigmoid(logit / temperature)."""
 
 
 @dataclass(frozen=True, kw_only=True)

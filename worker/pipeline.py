@@ -61,6 +61,7 @@ class Scorer:
             precision=self.engine.precision,
             threshold=manifest.operating_point.probability,
             operating_point=manifest.operating_point.name,
+            temperature=manifest.temperature,
         )
 
     def find(
