@@ -1,0 +1,109 @@
+"""The ledger: what was done with every study, and the audit trail of it.
+
+Every method is one transaction, writes its events within it, and raises `Retryable` when the
+database is away or busy; nothing then was done that calling again would do twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from sqlalchemy.exc import DBAPIError
+
+from dicom_node.errors import ConfigurationError
+from worker.ledger import migrate as migration
+from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain
+from worker.ledger.deliveries import CommitmentOutcome, Deliveries, DroppableOutput, DueDelivery
+from worker.ledger.intake import Intake, Registration
+from worker.ledger.jobs import Claim, Recorded
+from worker.ledger.models import DeliveryState, Disposition, JobState
+from worker.ledger.records import (
+    DeliveryRecord,
+    EventRecord,
+    ImageRecord,
+    JobRecord,
+    LedgerStatus,
+    OutputRecord,
+    ResultRecord,
+    StudyRecord,
+    StudySummary,
+)
+from worker.ledger.results import Results
+from worker.ledger.retry import Retry
+from worker.ledger.store import Clock, make_engine, utcnow
+from worker.ledger.views import Views
+from worker.settings import Settings
+
+__all__ = [
+    "ChainHead",
+    "Claim",
+    "CommitmentOutcome",
+    "DeliveryRecord",
+    "DeliveryState",
+    "Disposition",
+    "DroppableOutput",
+    "DueDelivery",
+    "EventRecord",
+    "ImageRecord",
+    "JobRecord",
+    "JobState",
+    "Kind",
+    "Ledger",
+    "LedgerStatus",
+    "OutputRecord",
+    "Recorded",
+    "Registration",
+    "ResultRecord",
+    "StudyRecord",
+    "StudySummary",
+    "Verification",
+    "open_ledger",
+]
+
+
+class Ledger(Intake, Results, Deliveries, Retry, Views):
+    """All of it behind one name. Safe to share between threads; several processes may open the same."""
+
+    def verify(
+        self, expected: ChainHead | None = None, *, progress: Callable[[int], object] = lambda _: None
+    ) -> Verification:
+        """Walk the audit trail from its first event and name the first that is not as it was written.
+
+        Args:
+            expected: a head that was noted earlier; without it a cut-off end cannot be seen.
+            progress: called now and then with the number of events that were found sound.
+        """
+        return verify_chain(self._reading, expected, progress)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_ledger(settings: Settings, *, migrate: bool, clock: Clock = utcnow) -> Ledger:
+    """Open the ledger that the settings name; `migrate` first brings its schema to this version.
+
+    Raises:
+        ConfigurationError: the URL, its driver or the schema cannot be used.
+        Retryable: the database is away or busy.
+    """
+    database = settings.database
+    engine = make_engine(database.url)
+    try:
+        if migrate:
+            migration.migrate(engine)
+        else:
+            migration.check(engine)
+    except BaseException as error:
+        engine.dispose()
+        if isinstance(error, DBAPIError):
+            raise ConfigurationError("What database.url names cannot be used as the ledger.") from None
+        raise
+    return Ledger(engine, database.patient_hash_key.get_secret_value().encode(), clock)

@@ -1,0 +1,263 @@
+"""Claims: one worker at a time has a job, for as long as its lease runs and nobody has a higher fence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
+
+from dicom_node.errors import Reason
+from dicom_node.spool import SpooledInstance
+from worker.findings import StudyFinding
+from worker.ledger.audit import Kind
+from worker.ledger.models import Disposition, Image, Job, JobState
+from worker.ledger.store import Store, Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to score one generation of one study, until someone holds a higher fence."""
+
+    job_id: int
+    study_instance_uid: str
+    generation: int
+    attempt: int
+    fence: int
+    instances: tuple[SpooledInstance, ...]
+    """Every image that the study's result is to rest on, oldest first; one a SOP instance."""
+
+
+class Recorded(StrEnum):
+    """What became of a worker's writing."""
+
+    RECORDED = "recorded"
+    STALE = "stale"
+    """The lease lapsed and the job went on without this worker: nothing was written."""
+    SUPERSEDED = "superseded"
+    """A newer generation took the job's place: nothing was written."""
+    UNCHANGED = "unchanged"
+    """The same model has a result for the same images: that one stands."""
+
+
+class Jobs(Store):
+    """Gives jobs to workers and takes them back."""
+
+    def claim(
+        self, study_instance_uid: str, *, worker: str, lease: timedelta, maximum_attempts: int
+    ) -> Claim | None:
+        """Take the study's job if it is ready or its lease has lapsed; None when there is none to take.
+
+        A job that was claimed `maximum_attempts` times without an end is quarantined instead: whatever
+        kills its workers would go on for ever.
+
+        Raises:
+            Retryable: the database is away or busy.
+        """
+        with self._writing() as writer:
+            now = writer.now
+            claimable = and_(Job.study_instance_uid == study_instance_uid, _claimable(now))
+            row = writer.execute(
+                update(Job)
+                .where(claimable, Job.attempt < maximum_attempts)
+                .values(
+                    state=JobState.CLAIMED,
+                    attempt=Job.attempt + 1,
+                    fence=Job.fence + 1,
+                    worker=worker,
+                    claimed_at=now,
+                    lease_until=now + lease,
+                )
+                .returning(Job.id, Job.generation, Job.attempt, Job.fence)
+            ).one_or_none()
+            if row is None:
+                _give_up(writer, study_instance_uid, claimable)
+                return None
+            facts = row._asdict()
+            writer.note(Kind.CLAIMED, study_instance_uid, worker=worker, lease_until=now + lease, **facts)
+            return Claim(
+                job_id=facts.pop("id"),
+                study_instance_uid=study_instance_uid,
+                instances=_instances(writer, study_instance_uid),
+                **facts,
+            )
+
+    def extend(self, claim: Claim, *, lease: timedelta) -> bool:
+        """Let the lease run anew from now; False when the claim is lost."""
+        with self._writing() as writer:
+            held = and_(Job.id == claim.job_id, Job.fence == claim.fence, Job.state == JobState.CLAIMED)
+            extended = update(Job).where(held).values(lease_until=writer.now + lease)
+            return writer.execute(extended.returning(Job.id)).one_or_none() is not None
+
+    def release(self, claim: Claim, *, retry_in: timedelta, sentence: str) -> Recorded:
+        """Give the job back to be claimed later: something it needs is away."""
+        with self._writing() as writer:
+            job = held_job(writer, claim)
+            if isinstance(job, Recorded):
+                return job
+            not_before = writer.now + retry_in
+            change = {"state": JobState.READY, "not_before": not_before, "sentence": sentence}
+            writer.execute(update(Job).where(Job.id == claim.job_id).values(**change, lease_until=None))
+            told = facts_of(claim) | {"not_before": not_before, "sentence": sentence}
+            writer.note(Kind.RELEASED, claim.study_instance_uid, **told)
+            return Recorded.RECORDED
+
+    def quarantine(self, claim: Claim, reason: Reason, sentence: str) -> Recorded:
+        """End the job without a result: it would fail again. Its undecided images share the reason."""
+        with self._writing() as writer:
+            job = held_job(writer, claim)
+            if isinstance(job, Recorded):
+                return job
+            quarantine_job(writer, claim.study_instance_uid, facts_of(claim), reason, sentence)
+            return Recorded.RECORDED
+
+    def finish_without_result(self, claim: Claim, finding: StudyFinding) -> Recorded:
+        """End the job by policy, with a disposition for every image and nothing to write back."""
+        with self._writing() as writer:
+            job = held_job(writer, claim)
+            if isinstance(job, Recorded):
+                return job
+            dispose(writer, claim, finding)
+            finish_job(writer, claim)
+            excluded = {r.sop_instance_uid: r.eligibility.reason for r in finding.set_aside}
+            refused = {r.sop_instance_uid: r.reason for r in finding.quarantined}
+            told = facts_of(claim) | {"by_policy": excluded, "quarantined": refused}
+            writer.note(Kind.FINISHED_WITHOUT_RESULT, claim.study_instance_uid, **told)
+            return Recorded.RECORDED
+
+    def announceable(self, *, limit: int = 1000) -> list[str]:
+        """Studies whose job may be claimed now, the longest-waiting first."""
+        with self._reading() as connection:
+            waiting = select(Job.study_instance_uid).where(_claimable(self._clock()))
+            return list(connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).scalars())
+
+
+def held_job(writer: Transaction, claim: Claim) -> Row[Any] | Recorded:
+    """The claim's job row if the claim still holds; else why it does not."""
+    job = writer.execute(select(Job.__table__).where(Job.id == claim.job_id)).one()
+    if job.fence != claim.fence:
+        return Recorded.STALE
+    if job.state is JobState.CLAIMED:
+        return job
+    ended = {JobState.SUPERSEDED: Recorded.SUPERSEDED, JobState.DONE: Recorded.UNCHANGED}
+    return ended.get(job.state, Recorded.STALE)
+
+
+def facts_of(claim: Claim) -> dict[str, Any]:
+    """What every event of a job tells of its claim."""
+    return {
+        "id": claim.job_id,
+        "generation": claim.generation,
+        "attempt": claim.attempt,
+        "fence": claim.fence,
+    }
+
+
+def finish_job(writer: Transaction, claim: Claim) -> None:
+    """Mark the job done."""
+    done = {"state": JobState.DONE, "finished_at": writer.now, "lease_until": None, "sentence": None}
+    writer.execute(update(Job).where(Job.id == claim.job_id).values(**done))
+
+
+def dispose(writer: Transaction, claim: Claim, finding: StudyFinding) -> None:
+    """Give every image of the claim the disposition that the finding holds for it.
+
+    Raises:
+        ValueError: the finding leaves an image out, or holds one that was not claimed.
+    """
+    ends = list(_ends(finding))
+    if sorted(end["sop"] for end in ends) != sorted(one.sop_instance_uid for one in claim.instances):
+        raise ValueError("a finding decides on every claimed image, once")
+    if not ends:
+        return
+    mine = (Image.study_instance_uid == claim.study_instance_uid, Image.generation.is_not(None))
+    columns = ("disposition", "reason", "sentence", "logit", "probability")
+    change = update(Image).where(*mine, Image.sop_instance_uid == bindparam("sop"))
+    writer.execute(change.values({name: bindparam(f"new_{name}") for name in columns}), ends)
+
+
+def _ends(finding: StudyFinding) -> Iterable[dict[str, Any]]:
+    for score in finding.scores:
+        yield _end(score.reading.sop_instance_uid, Disposition.SCORED, score=(score.logit, score.probability))
+    for reading in finding.set_aside:
+        yield _end(reading.sop_instance_uid, Disposition.BY_POLICY, reading.eligibility.reason)
+    for rejected in finding.quarantined:
+        sop, reason = rejected.sop_instance_uid, rejected.reason
+        yield _end(sop, Disposition.QUARANTINED, reason, rejected.sentence)
+
+
+def _end(
+    sop: str,
+    disposition: Disposition,
+    reason: Reason | None = None,
+    sentence: str | None = None,
+    score: tuple[float | None, float | None] = (None, None),
+) -> dict[str, Any]:
+    return {
+        "sop": sop,
+        "new_disposition": disposition,
+        "new_reason": reason,
+        "new_sentence": sentence,
+        "new_logit": score[0],
+        "new_probability": score[1],
+    }
+
+
+def quarantine_job(
+    writer: Transaction, study_instance_uid: str, facts: dict[str, Any], reason: Reason, sentence: str
+) -> None:
+    """Quarantine a job and what it leaves undecided."""
+    why = {"reason": reason, "sentence": sentence}
+    ended = {"state": JobState.QUARANTINED, "finished_at": writer.now, "lease_until": None}
+    writer.execute(update(Job).where(Job.id == facts["id"]).values(**ended, **why))
+    images = writer.execute(
+        update(Image)
+        .where(Image.study_instance_uid == study_instance_uid, Image.disposition == Disposition.PENDING)
+        .values(disposition=Disposition.QUARANTINED, **why)
+        .returning(Image.sop_instance_uid)
+    ).scalars()
+    writer.note(Kind.QUARANTINED, study_instance_uid, **facts, **why, images=sorted(images))
+
+
+def _give_up(writer: Transaction, study_instance_uid: str, claimable: ColumnElement[bool]) -> None:
+    columns = select(Job.id, Job.generation, Job.attempt, Job.fence, Job.sentence)
+    job = writer.execute(columns.where(claimable)).one_or_none()
+    if job is None:
+        return
+    last = f" The last one said: {job.sentence}" if job.sentence else ""
+    sentence = f"{job.attempt} attempts came to no end.{last}"
+    facts = {key: value for key, value in job._asdict().items() if key != "sentence"}
+    quarantine_job(writer, study_instance_uid, facts, Reason.TOO_MANY_ATTEMPTS, sentence)
+
+
+def _claimable(now: Any) -> ColumnElement[bool]:
+    return or_(
+        and_(Job.state == JobState.READY, Job.not_before <= now),
+        and_(Job.state == JobState.CLAIMED, Job.lease_until <= now),
+    )
+
+
+def _instances(writer: Transaction, study_instance_uid: str) -> tuple[SpooledInstance, ...]:
+    mine = (Image.study_instance_uid == study_instance_uid, Image.generation.is_not(None))
+    rows = writer.execute(select(Image.__table__).where(*mine).order_by(Image.received_at, Image.id)).all()
+    return tuple(
+        SpooledInstance(
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            sop_class_uid=row.sop_class_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            sha256=row.sha256,
+            path=Path(row.path),
+            size=row.size,
+            calling_ae=row.calling_ae,
+            called_ae=row.called_ae,
+            address=row.address,
+            received_at=row.received_at,
+        )
+        for row in rows
+    )

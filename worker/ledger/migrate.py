@@ -1,0 +1,54 @@
+"""Brings a database to the schema of this version. Several processes may start at once: one migrates."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+
+from dicom_node.errors import ConfigurationError
+from worker.ledger.store import transaction
+
+_DIRECTORY = Path(__file__).parent / "migrations"
+_alembic = threading.Lock()
+"""Alembic keeps its context in module globals."""
+
+
+def migrate(engine: Engine) -> None:
+    """Upgrade to the newest revision, in one transaction that waits for other writers.
+
+    Raises:
+        ConfigurationError: the database was made by a newer version.
+        Retryable: the database is away or busy.
+    """
+    with _alembic, transaction(engine, writes=True) as connection:
+        if not _is_current(connection):
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def check(engine: Engine) -> None:
+    """Raise ConfigurationError unless the schema is that of this version."""
+    with transaction(engine, writes=False) as connection:
+        if not _is_current(connection):
+            raise ConfigurationError("The database has not been brought to this version's schema yet.")
+
+
+def _is_current(connection: Connection) -> bool:
+    scripts = ScriptDirectory.from_config(_config())
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+        raise ConfigurationError(f"The database is at revision {found}, which this version does not know.")
+    return found == scripts.get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_DIRECTORY).replace("%", "%%"))
+    return config

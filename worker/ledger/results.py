@@ -1,0 +1,192 @@
+"""What was found: result, outputs, deliveries and the audit event of a study, in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from worker.findings import Eligibility, ImageScore, KeptOutput, Reading, StudyFinding
+from worker.ledger.audit import Kind
+from worker.ledger.jobs import Claim, Jobs, Recorded, dispose, facts_of, finish_job, held_job
+from worker.ledger.models import Delivery, DeliveryState, Output, Result
+from worker.ledger.store import Transaction
+
+_ELSEWHERE = ("path", "study_instance_uid")
+"""Facts of a spooled image that an event does not repeat."""
+
+
+class Results(Jobs):
+    """Writes findings down."""
+
+    def record(
+        self,
+        claim: Claim,
+        finding: StudyFinding,
+        outputs: Sequence[KeptOutput],
+        destinations: Sequence[str],
+    ) -> Recorded:
+        """Write a finding with the claim's fence; calling it again changes nothing.
+
+        Earlier results of the study are superseded, and what of them is not stored yet is not sent any more.
+
+        Raises:
+            Retryable: the database is away or busy.
+            ValueError: the finding does not decide on exactly the claimed images.
+        """
+        with self._writing() as writer:
+            job = held_job(writer, claim)
+            if isinstance(job, Recorded):
+                return job
+            dispose(writer, claim, finding)
+            finish_job(writer, claim)
+            told = facts_of(claim) | _tell(claim, finding, job, self._hash_key)
+            if _has_result(writer, finding):
+                writer.note(Kind.UNCHANGED, claim.study_instance_uid, **told)
+                return Recorded.UNCHANGED
+            result_id = writer.execute(insert(Result).returning(Result.id), [_row(writer, claim, finding)])
+            overtaken = _supersede_earlier(writer, claim)
+            _add_outputs(writer, result_id.scalar_one(), outputs, destinations)
+            told |= {"outputs": [_told(output) for output in outputs], "destinations": list(destinations)}
+            writer.note(Kind.RECORDED, claim.study_instance_uid, **told, **overtaken)
+            return Recorded.RECORDED
+
+
+def _has_result(writer: Transaction, finding: StudyFinding) -> bool:
+    same = select(Result.id).where(
+        Result.study_instance_uid == finding.study_instance_uid,
+        Result.model_sha256 == finding.model.sha256,
+        Result.input_set_hash == finding.input_set_hash,
+    )
+    return writer.execute(same).one_or_none() is not None
+
+
+def _row(writer: Transaction, claim: Claim, finding: StudyFinding) -> dict[str, Any]:
+    decisive = finding.scores[0] if finding.scores else None
+    model = finding.model
+    return {
+        "study_instance_uid": claim.study_instance_uid,
+        "job_id": claim.job_id,
+        "generation": claim.generation,
+        "input_set_hash": finding.input_set_hash,
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_sha256": model.sha256,
+        "engine": model.engine,
+        "precision": model.precision,
+        "recipe": model.recipe,
+        "threshold": model.threshold,
+        "operating_point": model.operating_point,
+        "decision": finding.decision,
+        "logit": decisive.logit if decisive else None,
+        "probability": decisive.probability if decisive else None,
+        "analysed_at": finding.analysed_at,
+        "recorded_at": writer.now,
+    }
+
+
+def _supersede_earlier(writer: Transaction, claim: Claim) -> dict[str, Any]:
+    earlier = writer.execute(
+        update(Result)
+        .where(
+            Result.study_instance_uid == claim.study_instance_uid,
+            Result.superseded_at.is_(None),
+            Result.job_id != claim.job_id,
+        )
+        .values(superseded_at=writer.now)
+        .returning(Result.id, Result.generation)
+    ).all()
+    if not earlier:
+        return {}
+    outputs = select(Output.id).where(Output.result_id.in_([row.id for row in earlier]))
+    unsent = (DeliveryState.DUE, DeliveryState.PARKED, DeliveryState.FAILED)
+    cancelled = writer.execute(
+        update(Delivery)
+        .where(Delivery.output_id.in_(outputs), Delivery.state.in_(unsent))
+        .values(state=DeliveryState.CANCELLED)
+        .returning(Delivery.id)
+    ).scalars()
+    return {
+        "supersedes_generations": [row.generation for row in earlier],
+        "cancelled_deliveries": sorted(cancelled),
+    }
+
+
+def _add_outputs(
+    writer: Transaction, result_id: int, outputs: Sequence[KeptOutput], destinations: Sequence[str]
+) -> None:
+    if not outputs:
+        return
+    rows = [_told(output) | {"result_id": result_id, "path": str(output.path)} for output in outputs]
+    output_ids = writer.execute(insert(Output).returning(Output.id), rows).scalars().all()
+    deliveries = [
+        {
+            "output_id": output_id,
+            "destination": destination,
+            "state": DeliveryState.DUE,
+            "attempts": 0,
+            "due_at": writer.now,
+            "created_at": writer.now,
+        }
+        for output_id in output_ids
+        for destination in destinations
+    ]
+    if deliveries:
+        writer.execute(insert(Delivery), deliveries)
+
+
+def _told(output: KeptOutput) -> dict[str, Any]:
+    return {key: value for key, value in asdict(output).items() if key != "path"}
+
+
+def _tell(claim: Claim, finding: StudyFinding, job: Row[Any], hash_key: bytes) -> dict[str, Any]:
+    scores = {score.reading.sop_instance_uid: score for score in finding.scores}
+    readings = {reading.sop_instance_uid: reading for reading in finding.set_aside}
+    readings |= {sop: score.reading for sop, score in scores.items()}
+    rejected = {one.sop_instance_uid: one for one in finding.quarantined}
+    images = []
+    for one in claim.instances:
+        sop = one.sop_instance_uid
+        image = {key: value for key, value in asdict(one).items() if key not in _ELSEWHERE}
+        if sop in rejected:
+            image |= {"reason": rejected[sop].reason, "sentence": rejected[sop].sentence}
+        else:
+            image |= _read(readings[sop], hash_key) | _scored(scores.get(sop))
+        images.append(image)
+    return {
+        "worker": job.worker,
+        "queued_at": job.created_at,
+        "started_at": job.claimed_at,
+        "scored_at": finding.analysed_at,
+        "model": asdict(finding.model),
+        "decision": finding.decision,
+        "input_set_hash": finding.input_set_hash,
+        "images": images,
+    }
+
+
+def _read(reading: Reading, hash_key: bytes) -> dict[str, Any]:
+    patient = hmac.new(hash_key, reading.patient_digest.encode(), hashlib.sha256).hexdigest()
+    return {"patient": patient} | _judged(reading.eligibility)
+
+
+def _judged(eligibility: Eligibility) -> dict[str, Any]:
+    return {
+        "verdict": eligibility.verdict,
+        "reason": eligibility.reason,
+        "open_questions": list(eligibility.open_questions),
+    }
+
+
+def _scored(score: ImageScore | None) -> dict[str, Any]:
+    if score is None:
+        return {}
+    told: dict[str, Any] = {"logit": score.logit, "probability": score.probability}
+    if film := score.reading.film:
+        told |= {"window": film.window, "inverted": film.inverted}
+        told |= {"rows": film.rows, "columns": film.columns, "bits_stored": film.bits_stored}
+    return told
