@@ -116,8 +116,10 @@ def graft(result: Dataset, source: bytes, *, also: tuple[str, ...] = ()) -> byte
     identifiers = cited(source)
     wanted = COPIED.union(_tags(*also))
     values = {tag: value for tag in wanted if (value := _raw(identifiers, tag)) is not None}
-    if not values.get(_CHARACTER_SET, b"").strip(b" "):
-        values.pop(_CHARACTER_SET, None)  # Empty means the default repertoire, and is not allowed (type 1C).
+    # Here empty means absent: the default repertoire, or nothing to tell; an empty type 1C is not allowed.
+    for tag in _tags("SpecificCharacterSet", *also):
+        if not values.get(tag, b"").strip(b" \0"):
+            values.pop(tag, None)
     values = dict.fromkeys(REQUIRED, b"") | values
     out = _explicit()
     for tag in sorted(values.keys() | result.keys()):
@@ -134,9 +136,6 @@ def is_own_output(header: Dataset) -> bool:
         SR_SERIES_DESCRIPTION,
         SC_SERIES_DESCRIPTION,
     )
-
-
-_CHARACTER_SET = _tags("SpecificCharacterSet")[0]
 
 
 def _raw(header: Dataset, tag: int) -> bytes | None:
