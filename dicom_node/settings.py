@@ -48,8 +48,10 @@ class NodeSection(Section):
     """Associations at the same time; one more is rejected (2,3,2)."""
     maximum_pdu_bytes: int = Field(default=262_144, ge=16_384, le=1_048_576)
     """Largest P-DATA PDU that we offer to receive."""
+    maximum_object_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
+    """Largest data set that is kept; a longer one is answered A700."""
     network_timeout: Seconds = 60.0
-    """Seconds without a byte after which an association is aborted."""
+    """Seconds without a complete PDU after which an association is aborted."""
     sop_classes: tuple[str, ...] = (
         uids.COMPUTED_RADIOGRAPHY,
         uids.DIGITAL_XRAY_FOR_PRESENTATION,

@@ -58,3 +58,9 @@ def derive_uid(*parts: str) -> str:
     """
     name = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
     return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"
+
+
+# What we call ourselves on the wire and in file meta (PS3.7 D.3.3.2, PS3.10 7.1).
+IMPLEMENTATION_CLASS = derive_uid("implementation class", "dicom_node")
+IMPLEMENTATION_VERSION = "COVARIANCE"
+PROVENANCE_CREATOR = derive_uid("private information creator", "spool provenance")

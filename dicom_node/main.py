@@ -1,0 +1,70 @@
+"""The node as a process: listener, assembler and doorbell around one spool."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import time
+from collections.abc import Callable
+
+from dicom_node.assemble import Assembler
+from dicom_node.dispatch import Dispatcher
+from dicom_node.logs import get_logger
+from dicom_node.server import StorageServer
+from dicom_node.settings import NodeSettings
+from dicom_node.spool import Spool, SpooledInstance
+
+log = get_logger("node")
+
+
+class Node:
+    """Receives until it is stopped. What it does not announce is found by the reconciler."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._spool = Spool(settings.spool.path, minimum_free_bytes=settings.spool.minimum_free_bytes)
+        self._server = StorageServer(settings, self._spool, self._filed)
+        self._assembler = Assembler(settings.assembly.quiet_seconds, settings.assembly.cap_seconds)
+        self._dispatcher = Dispatcher(settings)
+        # Studies that something arrived for, None to stop. A SimpleQueue may be filled by a signal handler.
+        self._arrivals: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def run(self, ready: Callable[[int], None] | None = None) -> None:
+        """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
+        self._spool.prepare()
+        port = self._server.start()
+        try:
+            if ready is not None:
+                ready(port)
+            self._ring_until_stopped()
+        finally:
+            self._server.stop()
+            self._dispatcher.close()
+            log.info("stopped")
+
+    def stop(self) -> None:
+        """Make `run` return; from any thread or signal handler."""
+        self._arrivals.put(None)
+
+    def _filed(self, instance: SpooledInstance) -> None:
+        self._arrivals.put(instance.study_instance_uid)
+
+    def _ring_until_stopped(self) -> None:
+        while True:
+            due = self._assembler.next_due()
+            timeout = None if due is None else max(due - time.monotonic(), 0.0)
+            with contextlib.suppress(queue.Empty):
+                arrived = self._arrivals.get(timeout=timeout)
+                if arrived is None:
+                    return
+                self._assembler.arrived(arrived, time.monotonic())
+            for study in self._assembler.due(time.monotonic()):
+                log.info("study_released", study=study, rung=self._dispatcher.ring(study))
+
+
+def run_node(settings: NodeSettings, *, ready: Callable[[int], None] | None = None) -> None:
+    """Run the node in this process until SIGTERM or SIGINT. To be called from the main thread."""
+    node = Node(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: node.stop())
+    node.run(ready)
