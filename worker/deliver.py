@@ -79,26 +79,28 @@ class Deliverer:
                 self._request_commitment(association)
 
     def _settle(self, delivery: DueDelivery, status: int | None) -> None:
+        # No answer: nobody knows whether it was stored, and the same bytes again do no harm.
         verdict = Verdict.RETRY if status is None else verdict_of(status)
-        tries = delivery.attempts + 1
-        if verdict is Verdict.STORED and status is not None:
-            self._ledger.delivery_sent(delivery.delivery_id, status)
-        elif verdict is Verdict.PARK and status is not None:
-            self._ledger.delivery_parked(delivery.delivery_id, status)
-        elif verdict is Verdict.DEAD_LETTER and tries >= self._settings.permanent_attempts:
-            sentence = f"{self._destination.name} refuses the object with status 0x{status:04X}."
-            self._ledger.delivery_failed(delivery.delivery_id, status, sentence)
-        else:
-            not_before = datetime.now(UTC) + backoff(delivery.attempts, self._settings)
-            self._ledger.delivery_retry(delivery.delivery_id, status, not_before)
-        if verdict is not Verdict.STORED:
-            log.warning(
-                "object_not_stored",
-                destination=self._destination.name,
-                object=delivery.sop_instance_uid,
-                status="none" if status is None else f"0x{status:04X}",
-                verdict=verdict.name.lower(),
-            )
+        patience_ends = delivery.attempts + 1 >= self._settings.permanent_attempts
+        match verdict, status:
+            case Verdict.STORED, int():
+                self._ledger.delivery_sent(delivery.delivery_id, status)
+                return
+            case Verdict.PARK, int():
+                self._ledger.delivery_parked(delivery.delivery_id, status)
+            case Verdict.DEAD_LETTER, int() if patience_ends:
+                sentence = f"{self._destination.name} refuses the object with status 0x{status:04X}."
+                self._ledger.delivery_failed(delivery.delivery_id, status, sentence)
+            case _:
+                not_before = datetime.now(UTC) + backoff(delivery.attempts, self._settings)
+                self._ledger.delivery_retry(delivery.delivery_id, status, not_before)
+        log.warning(
+            "object_not_stored",
+            destination=self._destination.name,
+            object=delivery.sop_instance_uid,
+            status="none" if status is None else f"0x{status:04X}",
+            verdict=verdict.name.lower(),
+        )
 
     def _request_commitment(self, association: StoreAssociation) -> None:
         stored = self._ledger.stored_unverified(self._destination.name, limit=self._settings.batch)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,11 +18,14 @@ from typing import Any
 
 import pytest
 import redis
+from pydicom import Dataset, dcmwrite
 
-from worker.ledger import Ledger, open_ledger
+from dicom_node.dispatch import Dispatcher
+from worker.ledger import DeliveryState, Disposition, ImageRecord, Ledger, StudyRecord, open_ledger
 from worker.settings import Settings
 
 COVARIANCE = str(Path(sys.executable).with_name("covariance"))
+PROVEN = {DeliveryState.COMMITTED, DeliveryState.VERIFIED}
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 
 
@@ -72,6 +76,10 @@ class Program:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, number)
             self.process.wait(30)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -138,9 +146,51 @@ class System:
             program.stop()
         self.ledger.close()
 
+    def result(self, study_instance_uid: str, *, generation: int = 1) -> StudyRecord | None:
+        """The study once its result of that generation is in force and proven at every destination."""
+        record = self.ledger.study(study_instance_uid)
+        in_force = [r for r in record.results if r.superseded_at is None] if record else []
+        if not in_force or in_force[0].generation != generation:
+            return None
+        deliveries = [delivery for output in in_force[0].outputs for delivery in output.deliveries]
+        return record if deliveries and all(d.state in PROVEN for d in deliveries) else None
+
+    def wait_for(self, study_instance_uid: str, *, generation: int = 1) -> StudyRecord:
+        what = f"generation {generation} of the study is proven at the PACS"
+        return eventually(lambda: self.result(study_instance_uid, generation=generation), what=what)
+
+    def wait_for_image(self, study_instance_uid: str, sop_instance_uid: str) -> ImageRecord:
+        """The image once it has ended somewhere."""
+
+        def ended() -> ImageRecord | None:
+            record = self.ledger.study(study_instance_uid)
+            for image in record.images if record else ():
+                if image.sop_instance_uid == sop_instance_uid and image.disposition != Disposition.PENDING:
+                    return image
+            return None
+
+        return eventually(ended, what="the image has ended as scored, by policy or quarantined")
+
+    def send(self, *datasets: Dataset) -> None:
+        """Send as a modality does: DCMTK's storescu, one association."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        files = []
+        for number, dataset in enumerate(datasets):
+            files.append(str(folder / f"{number}.dcm"))
+            dcmwrite(files[-1], dataset, enforce_file_format=True)
+        subprocess.run(
+            ["storescu", "-R", "-aet", "MODALITY", "-aec", "COVARIANCE", "127.0.0.1", str(self.port), *files],
+            check=True,
+            env=ENVIRONMENT,
+            timeout=120,
+        )
+
     def flush_broker(self) -> None:
         with redis.Redis(port=self.redis_port) as client:
             client.flushall()
+
+    def waiting_messages(self) -> int:
+        return Dispatcher(self.settings).depth() or 0
 
     def logs(self) -> str:
         return "\n".join(p.output.read_text() for p in self.programs.values() if p.output.exists())
@@ -156,6 +206,11 @@ def redis_port(program, tmp_path_factory) -> Iterator[int]:
     eventually(lambda: accepts(port), what="Redis listens")
     yield port
     running.stop()
+
+
+@pytest.fixture(name="eventually", scope="session")
+def eventually_fixture() -> Callable[..., Any]:
+    return eventually
 
 
 @pytest.fixture(scope="module")
