@@ -34,7 +34,7 @@ def to_input(grey_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float3
     small = cv2.resize(grey_HW, (SIZE, SIZE), interpolation=_interpolation(grey_HW.shape))
     scaled = (small.astype(np.float32) - low) * np.float32((_LEVELS - 1) / (high - low))
     levels = np.clip(np.rint(scaled), 0, _LEVELS - 1).astype(np.int32)
-    return _equalise(levels)
+    return equalise(levels)
 
 
 def to_batch(inputs: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -47,7 +47,8 @@ def _interpolation(shape: tuple[int, ...]) -> int:
     return cv2.INTER_AREA if min(shape[:2]) >= SIZE else cv2.INTER_LINEAR
 
 
-def _equalise(levels_HW: NDArray[np.int32]) -> NDArray[np.uint8]:
+def equalise(levels_HW: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Replace each level in 0..4095 by its rank, spread over 0..255."""
     histogram = np.bincount(levels_HW.ravel(), minlength=_LEVELS)
     # The middle of each level's rank, so that inverting the film would invert the result.
     rank = np.cumsum(histogram) - histogram / 2

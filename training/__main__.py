@@ -1,0 +1,120 @@
+"""`python -m training`: from films to a model bundle. This file knows the order of the stations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import configure_logs, get_logger
+from training import checkpoint, datasets, floor
+from training.card import CARD, write_card
+from training.densenet import DenseNet121
+from training.evaluate import Evaluation, measured
+from training.evaluate import evaluate as evaluate_logits
+from training.export import export as export_bundle
+from training.provenance import Provenance, RunRecord, sources_of
+from training.settings import TrainingSettings, read_settings
+from training.train import CHECKPOINT, CONFIGURATION, infer
+from training.train import train as train_network
+from worker.settings import DEFAULT_BUNDLE
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+log = get_logger("training")
+
+EVALUATION = "evaluation.json"
+Data = Annotated[Path, typer.Option(help="Folder with the catalogue `manifest.csv` and its films.")]
+Run = Annotated[Path, typer.Option(help="Run directory: configuration, log, checkpoint, evaluation.")]
+Cache = Annotated[Path, typer.Option(help="Folder for films that went through the recipe.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with training settings.")]
+Bundle = Annotated[Path, typer.Option(help="Directory of the bundle.")]
+Version = Annotated[str, typer.Option(help="Version of the bundle.")]
+
+
+@app.callback()
+def prepare() -> None:
+    """Train, evaluate and export the network that the worker serves."""
+    configure_logs()
+
+
+@app.command()
+def train(data: Data, run: Run, config: Config = None, cache: Cache = Path("build")) -> None:
+    """Train, or go on where the run stopped."""
+    settings = read_settings(config) if config else TrainingSettings()
+    rows = datasets.read_rows(data)
+    train_network(settings, rows, datasets.load_inputs(data, rows, cache), run)
+
+
+@app.command()
+def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
+    """Calibrate on `dev`, choose thresholds there, and measure every set of rows beside the floor."""
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    model = DenseNet121()
+    checkpoint.load_average(run / CHECKPOINT, model)
+    logits_N = np.full(len(rows), np.nan, np.float32)
+    wanted_N = measured(rows)
+    logits_N[wanted_N] = infer(model, inputs_NHW[wanted_N])
+    evaluation = evaluate_logits(
+        rows, logits_N, floor.statistics(data, rows), checkpoint.digest(run / CHECKPOINT)
+    )
+    (run / EVALUATION).write_text(evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for figures in evaluation.figures:
+        log.info(
+            "measured", rows=figures.rows, auroc=str(figures.auroc), floor_auroc=str(figures.floor_auroc)
+        )
+
+
+@app.command()
+def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Version = "0.0.1") -> None:
+    """Write the bundle and its model card from an evaluated run."""
+    rows = datasets.read_rows(data)
+    evaluation = _evaluation(run, rows)
+    model = DenseNet121()
+    checkpoint.load_average(run / CHECKPOINT, model)
+    provenance = Provenance(
+        command=f"python -m training bundle --data {data} --run {run} --version {version}",
+        run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
+        sources=sources_of(rows),
+        evaluation=evaluation,
+    )
+    manifest = export_bundle(
+        model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
+    )
+    (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
+    log.info("bundle_written", version=version, model=manifest.model.sha256)
+
+
+@app.command()
+def bundle(
+    data: Data,
+    run: Run,
+    config: Config = None,
+    cache: Cache = Path("build"),
+    bundle: Bundle = DEFAULT_BUNDLE,
+    version: Version = "0.0.1",
+) -> None:
+    """Train, evaluate and export, one after the other."""
+    train(data, run, config, cache)
+    evaluate(data, run, cache)
+    export(data, run, bundle, version)
+
+
+def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:
+    try:
+        evaluation = Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+    except (OSError, ValueError):
+        raise ConfigurationError(f"The run {run} is not evaluated yet: run `evaluate` first.") from None
+    now = (checkpoint.digest(run / CHECKPOINT), datasets.digest(rows))
+    if (evaluation.checkpoint_sha256, evaluation.data_sha256) != now:
+        raise ConfigurationError(
+            f"The run {run} was evaluated with other weights or films: evaluate it again."
+        )
+    return evaluation
+
+
+if __name__ == "__main__":
+    app()

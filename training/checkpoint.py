@@ -1,0 +1,106 @@
+"""Checkpoints: everything that a run needs to go on, in one safetensors file without pickles."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dicom_node.errors import ConfigurationError
+
+_MODEL, _AVERAGE, _OPTIMISER = "model.", "average.", "optimiser."
+
+
+def write_checkpoint(
+    path: Path, model: nn.Module, average: nn.Module, optimiser: Optimizer, metadata: dict[str, object]
+) -> None:
+    """Write atomically: a run that dies while it writes keeps the checkpoint before."""
+    tensors = {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in average.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"{_OPTIMISER}{index}.{name}": tensor for name, tensor in state.items()}
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"run": json.dumps(metadata)}
+    )
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """The metadata and all tensors of a checkpoint.
+
+    Raises:
+        ConfigurationError: the file is missing or is no checkpoint of ours.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads(file.metadata()["run"])
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise ConfigurationError(f"The checkpoint {path} is missing or damaged.") from None
+
+
+def restore(tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimiser: Optimizer) -> None:
+    """Put a run back where it was."""
+    model.load_state_dict(_part(tensors, _MODEL))
+    average.load_state_dict(_part(tensors, _AVERAGE))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, _OPTIMISER).items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def load_average(path: Path, model: nn.Module) -> dict[str, object]:
+    """Load the averaged weights, which are what is evaluated and exported.
+
+    Returns:
+        The checkpoint's metadata.
+
+    Raises:
+        ConfigurationError: the file is no checkpoint of this network.
+    """
+    metadata, tensors = read_checkpoint(path)
+    try:
+        model.load_state_dict(_part(tensors, _AVERAGE))
+    except RuntimeError:
+        raise ConfigurationError(f"The checkpoint {path} belongs to another network.") from None
+    return metadata
+
+
+def average_of(model: nn.Module) -> nn.Module:
+    """A copy that is evaluated only and follows the model by `follow`."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average a step towards the model, running statistics of the normalisations included."""
+    for kept, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(now, 1 - decay)
+        else:
+            kept.copy_(now)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a checkpoint, which binds an evaluation to it."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise ConfigurationError(f"The checkpoint {path} cannot be read.") from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,38 @@
+"""DenseNet-121 with one logit, and the exact class activation map behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import densenet121
+
+# An equalised film is uniform on [0, 1]: mean 1/2, standard deviation 1/sqrt(12).
+_MEAN, _DEVIATION = 0.5, 12**-0.5
+
+
+class DenseNet121(nn.Module):
+    """The network that is served.
+
+    `logit = mean(cam) + bias`, exactly: the head is linear behind global average pooling, so the map
+    is its weights over the last features and explains the whole logit (Zhou et al., CVPR 2016).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features: nn.Module = densenet121(weights=None).features
+        self.head = nn.Linear(1024, 1)
+
+    def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Score films.
+
+        Args:
+            pixels_B1HW: float32 in [0, 1]; sides are multiples of 32.
+
+        Returns:
+            Logits `(B,)` and class activation maps `(B, H / 32, W / 32)`, both float32.
+        """
+        normal_B1HW = (pixels_B1HW - _MEAN) / _DEVIATION
+        dtype = next(self.features.parameters()).dtype  # half in an exported model
+        features_BDhw = torch.relu(self.features(normal_B1HW.expand(-1, 3, -1, -1).to(dtype))).float()
+        cams_Bhw = (features_BDhw * self.head.weight.view(1, -1, 1, 1)).sum(dim=1)
+        return cams_Bhw.mean(dim=(1, 2)) + self.head.bias, cams_Bhw

@@ -1,0 +1,132 @@
+"""What a trained network is worth: calibration and thresholds from `dev`, figures beside the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from training import datasets, metrics
+from training.datasets import TRAINABLE_LICENCES, Row
+from training.floor import fit_floor
+from training.metrics import Estimate
+from worker.bundle import OperatingPoint
+
+
+class Figures(BaseModel):
+    """One set of rows, network and floor side by side."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    rows: str
+    """Which rows, in words."""
+    films: int
+    positive: int
+    auroc: Estimate
+    floor_auroc: Estimate
+    """The trivial-statistics forest on the same rows."""
+    sensitivity: Estimate
+    """At the operating point in use."""
+    specificity: Estimate
+    brier: float
+
+
+class Evaluation(BaseModel):
+    """The outcome of `evaluate`, written as `evaluation.json` into the run directory."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    checkpoint_sha256: str
+    data_sha256: str
+    temperature: float
+    operating_points: tuple[OperatingPoint, ...]
+    """The first is in use; all are chosen on `dev`."""
+    figures: tuple[Figures, ...]
+    interval: Literal["95 % percentile bootstrap over patients"] = "95 % percentile bootstrap over patients"
+
+
+def evaluate(
+    rows: Sequence[Row],
+    logits_N: NDArray[np.float32],
+    statistics_N8: NDArray[np.float64],
+    checkpoint_sha256: str,
+) -> Evaluation:
+    """Calibrate and choose thresholds on `dev`, then measure every set of rows.
+
+    Args:
+        rows: the catalogue.
+        logits_N: the network's logit for each row that `measured` names; others are not looked at.
+        statistics_N8: the floor's input for each row.
+        checkpoint_sha256: digest of the weights that made the logits.
+    """
+    labels_N = datasets.targets(rows)
+    learnt_N = np.array([row.trainable for row in rows])
+    dev_N = np.array([row.split == "dev" for row in rows])
+    temperature = metrics.fit_temperature(labels_N[dev_N], logits_N[dev_N].astype(np.float64))
+    scores_N = metrics.probabilities(logits_N, temperature)
+    points = metrics.operating_points(labels_N[dev_N], scores_N[dev_N], "dev")
+    floor_N = fit_floor(statistics_N8[learnt_N], labels_N[learnt_N]).predict_proba(statistics_N8)[:, 1]
+    figures = [
+        _measure(name, rows, mask_N, labels_N, scores_N, floor_N, points[0].probability)
+        for name, mask_N in _sets(rows).items()
+        if 0 < labels_N[mask_N].sum() < mask_N.sum()
+    ]
+    return Evaluation(
+        checkpoint_sha256=checkpoint_sha256,
+        data_sha256=datasets.digest(rows),
+        temperature=temperature,
+        operating_points=points,
+        figures=tuple(figures),
+    )
+
+
+def measured(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    """Which rows stand in any measured set, `(N,)`."""
+    measured_N: NDArray[np.bool_] = np.logical_or.reduce(list(_sets(rows).values()))
+    return measured_N
+
+
+def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
+    learnt = {row.patient_group for row in rows if row.trainable}
+    free = np.array([row.licence_class in TRAINABLE_LICENCES for row in rows])
+    unseen = np.array([row.patient_group not in learnt for row in rows])
+    balanced = np.array([row.source_balanced for row in rows])
+    split = {name: np.array([row.split == name for row in rows]) for name in datasets.SPLITS}
+    return {
+        "dev": split["dev"],
+        "dev, redistributable films": split["dev"] & free,
+        "test": split["test"],
+        "test, redistributable films": split["test"] & free,
+        "srcbal, dev and test": (split["dev"] | split["test"]) & balanced,
+        "srcbal, every patient not learnt from": balanced & unseen,
+    }
+
+
+def _measure(
+    name: str,
+    rows: Sequence[Row],
+    mask_N: NDArray[np.bool_],
+    labels_N: NDArray[np.bool_],
+    scores_N: NDArray[np.float64],
+    floor_N: NDArray[np.float64],
+    threshold: float,
+) -> Figures:
+    labels, scores = labels_N[mask_N], scores_N[mask_N]
+    patients = [row.patient_group for row, inside in zip(rows, mask_N, strict=True) if inside]
+
+    def estimate(metric: metrics.Metric, values: NDArray[np.float64]) -> Estimate:
+        return metrics.bootstrap(metric, labels, values, patients)
+
+    return Figures(
+        rows=name,
+        films=len(labels),
+        positive=int(labels.sum()),
+        auroc=estimate(metrics.auroc, scores),
+        floor_auroc=estimate(metrics.auroc, floor_N[mask_N]),
+        sensitivity=estimate(metrics.sensitivity_at(threshold), scores),
+        specificity=estimate(metrics.specificity_at(threshold), scores),
+        brier=metrics.brier(labels, scores),
+    )

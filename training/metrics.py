@@ -1,0 +1,121 @@
+"""Figures of merit with their uncertainty, thresholds and calibration. Pure functions over arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from worker.bundle import OperatingPoint
+
+Labels = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+Metric = Callable[[Labels, Scores], float]
+_RESAMPLES = 1000
+_TARGET = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+def auroc(labels_N: Labels, scores_N: Scores) -> float:
+    """Area under the ROC curve: the chance that a positive film outranks a negative one."""
+    return float(roc_auc_score(labels_N, scores_N))
+
+
+def sensitivity_at(threshold: float) -> Metric:
+    """Share of positives at or above a threshold."""
+    return lambda labels_N, scores_N: float((scores_N[labels_N] >= threshold).mean())
+
+
+def specificity_at(threshold: float) -> Metric:
+    """Share of negatives below a threshold."""
+    return lambda labels_N, scores_N: float((scores_N[~labels_N] < threshold).mean())
+
+
+def brier(labels_N: Labels, scores_N: Scores) -> float:
+    """Mean squared error of a probability."""
+    return float(((scores_N - labels_N) ** 2).mean())
+
+
+def bootstrap(
+    metric: Metric, labels_N: Labels, scores_N: Scores, patients_N: Sequence[str], *, seed: int = 0
+) -> Estimate:
+    """A metric with its 95 % percentile interval over resampled patients.
+
+    Films of one patient are alike, so it is patients that are drawn. Draws that hold one class only are
+    drawn again.
+    """
+    random = np.random.default_rng(seed)
+    _, group_N = np.unique(np.asarray(patients_N), return_inverse=True)
+    members = [np.flatnonzero(group_N == group) for group in range(group_N.max() + 1)]
+    values: list[float] = []
+    while len(values) < _RESAMPLES:
+        drawn = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        if 0 < labels_N[drawn].sum() < len(drawn):
+            values.append(metric(labels_N[drawn], scores_N[drawn]))
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Estimate(value=metric(labels_N, scores_N), low=float(low), high=float(high))
+
+
+def fit_temperature(labels_N: Labels, logits_N: Scores) -> float:
+    """The temperature that makes `sigmoid(logit / temperature)` likeliest (Guo et al., ICML 2017)."""
+
+    def surprise(log_temperature: float) -> float:
+        scaled = logits_N / np.exp(log_temperature)
+        return float(np.logaddexp(0, np.where(labels_N, -scaled, scaled)).mean())
+
+    found = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def probabilities(logits_N: NDArray[np.float32], temperature: float) -> Scores:
+    """`sigmoid(logit / temperature)` as the worker computes it."""
+    calibrated: Scores = expit(logits_N.astype(np.float64) / temperature)
+    return calibrated
+
+
+def operating_points(labels_N: Labels, scores_N: Scores, where: str) -> tuple[OperatingPoint, ...]:
+    """Three thresholds: Youden's, the highest with 95 % sensitivity, the lowest with 95 % specificity.
+
+    A threshold lies halfway to the next lower score, so that rounding in an engine flips no case.
+
+    Args:
+        labels_N: classes.
+        scores_N: probabilities.
+        where: name of the rows that they are chosen on.
+    """
+    false_T, true_T, cuts_T = roc_curve(labels_N, scores_N, drop_intermediate=False)
+    chosen = {
+        "youden": np.argmax(true_T - false_T),
+        "sensitivity-95": np.argmax(true_T >= _TARGET),
+        "specificity-95": np.flatnonzero(false_T <= 1 - _TARGET)[-1],
+    }
+    ordered = np.unique(np.append(scores_N, (0.0, 1.0)))
+    points = []
+    for name, index in chosen.items():
+        cut = float(min(cuts_T[index], 1.0))
+        below = float(ordered[max(int(np.searchsorted(ordered, cut)) - 1, 0)])
+        points.append(
+            OperatingPoint(
+                name=f"{name}@{where}",
+                probability=(cut + below) / 2,
+                sensitivity=float(true_T[index]),
+                specificity=float(1 - false_T[index]),
+            )
+        )
+    return tuple(points)

@@ -1,0 +1,83 @@
+"""What a run and a bundle keep about their making."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from training import datasets
+from training.datasets import Row
+from training.evaluate import Evaluation
+from training.settings import TrainingSettings
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunRecord(_Part):
+    """`configuration.json` of a run directory."""
+
+    settings: TrainingSettings
+    data: str
+    """Digest of the catalogue, see `datasets.digest`."""
+    positive_weight: float
+    """Negatives over positives among the films learnt from."""
+    commit: str
+    """Of the code that trained, `-dirty` when it was changed since; empty outside a repository."""
+    torch: str
+
+
+class Source(_Part):
+    """Films learnt from, of one origin under one licence."""
+
+    origin: str
+    licence: str
+    covid: int
+    noncovid: int
+
+
+class Provenance(_Part):
+    """The `training` part of a manifest."""
+
+    command: str
+    """That makes the bundle."""
+    run: RunRecord
+    sources: tuple[Source, ...]
+    evaluation: Evaluation
+
+
+def sources_of(rows: Sequence[Row]) -> tuple[Source, ...]:
+    """The films learnt from, counted by origin and licence."""
+    counts = Counter((row.origin, row.licence, row.positive) for row in datasets.trainable(rows))
+    return tuple(
+        Source(
+            origin=origin,
+            licence=licence,
+            covid=counts[origin, licence, True],
+            noncovid=counts[origin, licence, False],
+        )
+        for origin, licence in sorted({key[:2] for key in counts})
+    )
+
+
+def positive_weight(rows: Sequence[Row]) -> float:
+    """Negatives over positives among the films learnt from."""
+    positive = np.mean(datasets.targets(datasets.trainable(rows)))
+    return float((1 - positive) / positive)
+
+
+def commit() -> str:
+    """The commit that is checked out, with `-dirty` when this package was changed since."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        found = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")

@@ -1,0 +1,73 @@
+"""Settings of a training run. They are written into the run directory and bound to its checkpoints."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dicom_node.errors import ConfigurationError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Stage(_Part):
+    """Some epochs at one resolution. The network is fully convolutional, so small films teach it cheaply."""
+
+    size: int = Field(ge=32)
+    """Side of the films in pixels; the last stage is the size that is served."""
+    epochs: int = Field(ge=1)
+
+
+class TrainingSettings(_Part):
+    """One training run."""
+
+    seed: int = 20201204
+    stages: tuple[Stage, ...] = (
+        Stage(size=96, epochs=24),
+        Stage(size=128, epochs=8),
+        Stage(size=192, epochs=3),
+        Stage(size=320, epochs=2),
+    )
+    films_per_epoch: int = Field(default=512, ge=1)
+    """Films drawn for an epoch, without replacement; small, so that a checkpoint is never far away."""
+    batch: int = Field(default=16, ge=2)
+    learning_rate: float = 1e-3
+    """Peak of one cycle: linear warm-up over the first 5 % of the steps, then a cosine down to 1 %."""
+    weight_decay: float = 0.02
+    average: float = Field(default=0.98, ge=0, lt=1)
+    """Decay per step of the exponential average of weights, which is what is evaluated and exported."""
+    evaluate_every: int = Field(default=4, ge=1)
+    """Epochs between two looks at `dev`."""
+    threads: int = Field(default=2, ge=1)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def size_of(self, epoch: int) -> int:
+        """Side of the films in an epoch, counted from 0 over all stages."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage.size
+            epoch -= stage.epochs
+        raise IndexError(epoch)
+
+
+def read_settings(path: Path) -> TrainingSettings:
+    """Read a TOML file.
+
+    Raises:
+        ConfigurationError: the file is missing or a value is unusable; the sentence names it.
+    """
+    try:
+        return TrainingSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"The training settings {path} cannot be read: {error}.") from None
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ConfigurationError(f"The training settings {path} are not usable at `{where}`.") from None
