@@ -1,0 +1,214 @@
+"""Decoding in guarded child processes: a bomb, a hang or a crash costs one image, not the worker.
+
+The children are the parallelism too. They start once, take one file at a time over a pipe of their
+own, and end with it: when the worker goes, however it goes, the pipe closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Self
+
+from dicom_node.errors import Reason
+from dicom_node.logs import get_logger
+from dicom_node.spool import SpooledInstance
+from worker.findings import Reading, Rejected
+from worker.settings import EligibilitySection, Settings
+
+log = get_logger("guard")
+
+_START_SECONDS = 120.0
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    memory_bytes: int
+    seconds: float
+    eligibility: EligibilitySection
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    path: Path
+    sop_instance_uid: str
+    sha256: str
+
+
+class _HungError(Exception):
+    """The child did not answer in time."""
+
+
+class _DiedError(Exception):
+    """The child ended instead of answering."""
+
+
+class _Child:
+    """One decoder process, seen from the worker."""
+
+    def __init__(self, limits: _Limits) -> None:
+        self._limits = limits
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                # Ctrl-C in a terminal reaches its whole process group: a film in hand would be "crashed".
+                start_new_session=True,
+            )
+        self._ready = False
+
+    def ask(self, request: _Request) -> Reading | Rejected:
+        """Have one file read. Raises _HungError or _DiedError, after which the child is of no use."""
+        try:
+            if not self._ready:
+                self._pipe.send(self._limits)
+                self._answer(_START_SECONDS)
+                self._ready = True
+            self._pipe.send(request)
+            answer = self._answer(self._limits.seconds)
+        except (EOFError, OSError):
+            raise _DiedError from None
+        if not isinstance(answer, Reading | Rejected):
+            raise _DiedError
+        return answer
+
+    def _answer(self, seconds: float) -> object:
+        if not self._pipe.poll(seconds):
+            raise _HungError
+        return self._pipe.recv()
+
+    def end(self, *, at_once: bool) -> None:
+        """Close the pipe, at which the child exits; kill it when it does not."""
+        self._pipe.close()
+        try:
+            self.process.wait(0 if at_once else _GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Decoders:
+    """A pool of decoder children; `read` may be called from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        worker = settings.worker
+        self._limits = _Limits(
+            memory_bytes=worker.decoder_memory_bytes,
+            seconds=worker.decoder_timeout,
+            eligibility=settings.eligibility,
+        )
+        self._children = [_Child(self._limits) for _ in range(worker.decoders)]
+        self._idle: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(worker.decoders):
+            self._idle.put(slot)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the children that stand now."""
+        return tuple(child.process.pid for child in self._children)
+
+    def read(self, instance: SpooledInstance) -> Reading | Rejected:
+        """Read one spooled file in a child.
+
+        Returns:
+            What the child made of it; DECODER_TIMEOUT or DECODER_CRASHED when it made nothing.
+        """
+        request = _Request(
+            path=instance.path, sop_instance_uid=instance.sop_instance_uid, sha256=instance.sha256
+        )
+        slot = self._idle.get()
+        try:
+            return self._read(slot, request)
+        finally:
+            self._idle.put(slot)
+
+    def _read(self, slot: int, request: _Request) -> Reading | Rejected:
+        # A child may also be killed by something else (the kernel, an operator): one more try tells.
+        for _ in range(2):
+            try:
+                return self._children[slot].ask(request)
+            except _HungError:
+                self._replace(slot, "hung")
+                sentence = f"Decoding took longer than {self._limits.seconds:g} s."
+                return _rejected(request, Reason.DECODER_TIMEOUT, sentence)
+            except _DiedError:
+                self._replace(slot, "died")
+        return _rejected(request, Reason.DECODER_CRASHED, "The decoder crashed on this file, twice.")
+
+    def _replace(self, slot: int, why: str) -> None:
+        self._children[slot].end(at_once=True)
+        log.warning("decoder_replaced", why=why, exit_status=self._children[slot].process.returncode)
+        self._children[slot] = _Child(self._limits)
+
+    def close(self) -> None:
+        """End the children."""
+        for child in self._children:
+            child.end(at_once=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _rejected(request: _Request, reason: Reason, sentence: str) -> Rejected:
+    return Rejected(sop_instance_uid=request.sop_instance_uid, reason=reason, sentence=sentence)
+
+
+def _serve(pipe: Connection) -> None:
+    """The child: read files until the pipe closes."""
+    # The worker decides when this process ends, by the pipe; a service manager signals both.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    # pydicom quotes values of the data set when it complains.
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    # Late, so that the worker itself does not load the codecs.
+    import cv2  # noqa: PLC0415
+
+    from worker.decode import read_film  # noqa: PLC0415
+
+    cv2.setNumThreads(1)
+    limits: _Limits = pipe.recv()
+    _limit_memory(limits.memory_bytes)
+    pipe.send(None)
+    while True:
+        request: _Request = pipe.recv()
+        # Should the worker die meanwhile, nobody else would end a decoder that hangs in native code.
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
+        answer = read_film(
+            request.path,
+            limits.eligibility,
+            sop_instance_uid=request.sop_instance_uid,
+            sha256=request.sha256,
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pipe.send(answer)
+
+
+def _limit_memory(budget: int) -> None:
+    """Let the address space grow by `budget` bytes, and write no core dump: it would hold a film."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + budget
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    import contextlib
+
+    with contextlib.suppress(EOFError, OSError):
+        _serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,136 @@
+"""From a data set to stored values: the header is checked against the bytes before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, RLELossless
+
+from dicom_node.errors import Permanent, Reason
+from worker import codecs
+from worker.attributes import integer, text
+from worker.codestream import read_header
+
+LARGEST_FILM = 64_000_000
+"""Pixels. Twice the largest detector; more is an attack or a defect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelFormat:
+    """The Image Pixel module (PS3.3 C.7.6.3), checked."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    compressed: bool
+    """By a codec that knows samples: what it returns are values, not words with unused bits."""
+
+    @property
+    def bytes(self) -> int:
+        """Of one uncompressed frame, padding not counted."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+    def stored_values(self) -> NDArray[np.int32]:
+        """The stored value that each possible word stands for, `(2 ** bits_allocated,)`.
+
+        Bits outside BitsStored (overlays, junk above the high bit) fall away here (PS3.5 8.1.1).
+        """
+        words = np.arange(1 << self.bits_allocated).astype(f"u{self.bits_allocated // 8}")
+        typed = words.view(words.dtype.str.replace("u", "i")) if self.signed else words
+        if not self.compressed:
+            typed = typed << (self.bits_allocated - 1 - self.high_bit)
+            typed = typed >> (self.bits_allocated - self.bits_stored)
+        return typed.astype(np.int32)
+
+
+def pixel_format(header: Dataset) -> PixelFormat:
+    """Read and check the Image Pixel module.
+
+    Raises:
+        Permanent: PIXELS_INCONSISTENT; the sentence names the attribute.
+    """
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    required = ("Rows", "Columns", "BitsAllocated", "BitsStored")
+    rows, columns, allocated, stored = (_required(header, keyword) for keyword in required)
+    high = integer(header, "HighBit")
+    found = PixelFormat(
+        rows=rows,
+        columns=columns,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=stored - 1 if high is None else high,
+        signed=integer(header, "PixelRepresentation") == 1,
+        photometric=text(header, "PhotometricInterpretation"),
+        compressed=syntax.is_compressed and syntax != RLELossless,
+    )
+    if allocated not in (8, 16):
+        raise _inconsistent("BitsAllocated is neither 8 nor 16")
+    if not 0 < stored <= allocated or not stored - 1 <= found.high_bit < allocated:
+        raise _inconsistent("BitsAllocated, BitsStored and HighBit do not fit together")
+    if not 0 < rows * columns <= LARGEST_FILM:
+        raise _inconsistent("Rows and Columns give a size that no film has")
+    if found.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise _inconsistent("PhotometricInterpretation is not known")
+    return found
+
+
+def decode_pixels(header: Dataset, form: PixelFormat) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode the only frame.
+
+    Returns:
+        `(rows, columns)` words, 8 or 16 bits wide; `form.stored_values` says what each stands for.
+
+    Raises:
+        Permanent: PIXELS_INCONSISTENT when data set and bytes contradict each other.
+        MemoryError, Exception: whatever a decoder raises for a damaged frame.
+    """
+    data = header.get("PixelData")
+    if not isinstance(data, bytes) or not data:
+        raise _inconsistent("There is no PixelData")
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    if syntax.is_compressed:
+        _check_frame(get_frame(data, 0, number_of_frames=1), syntax, form)
+    elif not form.bytes <= len(data) <= form.bytes + 1:
+        # With a wrong length the geometry is in doubt, and a skewed film would be scored.
+        raise _inconsistent("PixelData is longer or shorter than Rows and Columns say")
+    decoded, _ = get_decoder(syntax).as_array(
+        header,
+        index=0,
+        raw=True,
+        decoding_plugin=codecs.PLUGIN if syntax.is_compressed else "",
+        correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types each option as all of them
+    )
+    words = np.ascontiguousarray(decoded.reshape(form.rows, form.columns))
+    return words.astype(f"=u{form.bits_allocated // 8}", copy=False)
+
+
+def _check_frame(frame: bytes, syntax: UID, form: PixelFormat) -> None:
+    stream = read_header(frame, syntax)
+    if stream is None:
+        raise Permanent(Reason.PIXELS_UNDECODABLE, "The compressed frame has no header that can be read.")
+    if (stream.rows or form.rows, stream.columns or form.columns) != (form.rows, form.columns):
+        raise _inconsistent("Rows and Columns are not those of the compressed frame")
+    if stream.components != 1:
+        raise _inconsistent("The compressed frame has several components and SamplesPerPixel is 1")
+    if stream.bits > form.bits_allocated or (syntax == RLELossless and stream.bits != form.bits_allocated):
+        raise _inconsistent("BitsAllocated is not that of the compressed frame")
+
+
+def _required(header: Dataset, keyword: str) -> int:
+    found = integer(header, keyword)
+    if found is None:
+        raise _inconsistent(f"{keyword} is missing")
+    return found
+
+
+def _inconsistent(what: str) -> Permanent:
+    return Permanent(Reason.PIXELS_INCONSISTENT, f"{what}.")
