@@ -6,18 +6,18 @@ import os
 import queue
 import sys
 from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Importing openvino reports the import to its makers unless this package is missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-import openvino as ov
-
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, Retryable
 from worker.bundle import Bundle
 from worker.findings import Inference
 from worker.settings import WorkerSection
+
+if TYPE_CHECKING:
+    from openvino import InferRequest
 
 
 class OpenVinoEngine:
@@ -29,6 +29,10 @@ class OpenVinoEngine:
         Raises:
             ConfigurationError: the model cannot be compiled on this machine.
         """
+        # Importing openvino reports the import to its makers, unless this package is missing.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino as ov  # noqa: PLC0415
+
         core = ov.Core()
         self.name = f"openvino {ov.get_version().split('-')[0]}"
         # Half the time and the same score to 0.005 where the CPU multiplies it; emulated elsewhere.
@@ -55,37 +59,53 @@ class OpenVinoEngine:
             self._logit, self._cam = compiled.output("logit"), compiled.output("cam")
         except (RuntimeError, OSError) as error:
             raise ConfigurationError(f"OpenVINO cannot compile {bundle.model_path}: {error}.") from None
-        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[InferRequest] = queue.SimpleQueue()
         for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
             self._idle.put(compiled.create_infer_request())
 
     def infer(self, pixels_B1HW: NDArray[np.float32]) -> Inference:
-        """Run one forward pass; the films of a batch go through the streams side by side."""
-        running: deque[ov.InferRequest] = deque()
-        logits: list[NDArray[np.float32]] = []
-        cams: list[NDArray[np.float32]] = []
+        """Run one forward pass; the films of a batch go through the streams side by side.
 
-        def collect() -> None:
-            request = running.popleft()
-            try:
-                request.wait()
-                logits.append(request.get_tensor(self._logit).data.reshape(1).copy())
-                cams.append(request.get_tensor(self._cam).data[0].copy())
-            finally:
+        Raises:
+            Retryable: OpenVINO failed on this machine at this time (memory, for one).
+        """
+        held: list[InferRequest] = []
+        running: deque[InferRequest] = deque()
+        found: list[tuple[np.float32, NDArray[np.float32]]] = []
+        try:
+            for pixels_1HW in pixels_B1HW:
+                request = self._take(held)
+                if request is None:
+                    request = running.popleft()
+                    found.append(self._collect(request))
+                request.start_async([np.ascontiguousarray(pixels_1HW[None])])
+                running.append(request)
+            found += [self._collect(request) for request in running]
+        except RuntimeError:
+            raise Retryable("OpenVINO failed on this machine; the study is tried again.") from None
+        finally:
+            for request in held:
                 self._idle.put(request)
-
-        for pixels_1HW in pixels_B1HW:
-            # Who holds requests never waits for another: two batches would wait for each other.
-            if running and self._idle.empty():
-                collect()
-            request = self._idle.get()
-            running.append(request)
-            request.start_async([np.ascontiguousarray(pixels_1HW[None])])
-        while running:
-            collect()
-        return Inference(logits_B=np.concatenate(logits), cams_Bhw=np.stack(cams))
+        return Inference(
+            logits_B=np.array([logit for logit, _ in found], np.float32),
+            cams_Bhw=np.stack([cam for _, cam in found]),
+        )
 
     def close(self) -> None:
         """Free the requests; the engine is of no use after."""
         while not self._idle.empty():
             self._idle.get()
+
+    def _take(self, held: list[InferRequest]) -> InferRequest | None:
+        # Who holds a request never waits for another: two batches would wait for each other.
+        try:
+            request = self._idle.get(block=not held)
+        except queue.Empty:
+            return None
+        held.append(request)
+        return request
+
+    def _collect(self, request: InferRequest) -> tuple[np.float32, NDArray[np.float32]]:
+        request.wait()
+        logit_B, cam_Bhw = (request.get_tensor(output).data for output in (self._logit, self._cam))
+        return np.float32(logit_B[0]), cam_Bhw[0].copy()
