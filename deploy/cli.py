@@ -13,7 +13,6 @@ from typer.core import TyperGroup
 
 from deploy.commands import configuration, demonstration, films, services, studies
 from dicom_node.errors import ConfigurationError, CovarianceError
-from dicom_node.settings import use_file
 
 
 class Commands(TyperGroup):
@@ -41,7 +40,7 @@ for noun in (services, films, studies, configuration, demonstration):
     noun.register(app)
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001
+def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version  # noqa: PLC0415 (only here)
 
@@ -65,6 +64,8 @@ def options(
     if config is not None:
         if not config.is_file():
             raise ConfigurationError(f"There is no settings file {config}: name one that exists.")
+        from dicom_node.settings import use_file  # noqa: PLC0415 (`--help` answers at once)
+
         use_file(config)
 
 

@@ -7,25 +7,29 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
-from sqlalchemy import create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from rich.markup import escape
 
 from deploy import broker
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
+from dicom_node.logs import configure_logs
 from dicom_node.store_scu import Peer, echo
 from worker.bundle import Bundle
+from worker.ledger.store import make_engine, transaction
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
 
 _PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+_WIDTH = 100
 _HEAD = """\
 # Settings of CoVariance, each at its default: keep the lines that you change.
+# Words stand after `# `; a setting after `#` is switched off.
 # `covariance --config FILE ...` or COVARIANCE_CONFIG=FILE reads this file; a variable goes before it
 # (COVARIANCE_NODE__PORT=104 is `port` under [node]). Relative paths start where the command is given.
 # `covariance config check FILE` says whether it can work. Written by `covariance config example`.
@@ -38,25 +42,26 @@ def example_file() -> str:
     parts = [_HEAD]
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, BaseModel):
-            parts.append(f"[{name}]\n" + "\n".join(_lines(type(field.default))))
+            head = f"# {type(field.default).__doc__}\n[{name}]"
+            parts.append("\n".join([head, *_lines(type(field.default))]))
     destination = "\n".join(_lines(Destination, live=False))
     parts.append(
         f"# One table for each PACS that results are sent to; without one, results stay here.\n"
-        f"# [[destinations]]\n{destination}"
+        f"#[[destinations]]\n{destination}"
     )
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 def _lines(section: type[BaseModel], *, live: bool = True) -> Iterator[str]:
     for name, field in section.model_fields.items():
-        yield from textwrap.wrap(field.description or "", 100, initial_indent="# ", subsequent_indent="# ")
+        yield from textwrap.wrap(field.description or "", _WIDTH, initial_indent="# ", subsequent_indent="# ")
         default = _EXAMPLE_DESTINATION.get(name) if field.is_required() else field.default
         if default == DEFAULT_BUNDLE:
-            yield f"# {name} = {_toml('bundles/your-model')}  # else the one that comes with CoVariance"
+            yield f"#{name} = {_toml('bundles/your-model')}  # else the one that comes with CoVariance"
         elif isinstance(default, SecretStr):
-            yield f"# {name} = {_toml('a secret of your own')}"
+            yield f"#{name} = {_toml('a secret of your own')}"
         else:
-            yield f"{'' if live else '# '}{name} = {_toml(default)}"
+            yield f"{'' if live else '#'}{name} = {_toml(default)}"
 
 
 def effective(settings: Settings) -> str:
@@ -80,32 +85,36 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         value = _PASSWORD.sub("***", value) if "://" in value else value
     # JSON's strings, numbers, booleans and flat lists are TOML's, too.
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    if isinstance(value, tuple) and len(text) > _WIDTH:
+        return "\n".join(["[", *(f"    {_toml(one)}," for one in value), "]"])
+    return text
 
 
 def check_settings(*, connect: bool) -> int:
     """Check everything, print a line for each, and return the exit code."""
     console = Console(highlight=False, soft_wrap=True)
+    configure_logs(level="ERROR")
     settings = load_settings()
     checks: list[tuple[str, Callable[[], str]]] = [
         ("model bundle", lambda: _bundle(settings)),
-        ("spool", lambda: _folder(settings.spool.path)),
+        ("spool", lambda: _place(settings.spool.path, "spool.path")),
         ("database", lambda: _database(settings, connect=connect)),
         ("broker", lambda: _broker(settings, connect=connect)),
     ]
     checks += [
-        (f"destination {d.name}", lambda d=d: _destination(settings, d, connect))
-        for d in settings.destinations
+        (f"destination {one.name}", partial(_destination, settings, one, connect=connect))
+        for one in settings.destinations
     ]
     code = 0
     for name, probe in checks:
         try:
-            console.print(f"[green]✓[/] {name:<14} {probe()}")
+            console.print(f"[green]✓[/] {name:<14} {escape(probe())}")
         except CovarianceError as error:
-            console.print(f"[red]✗[/] {name:<14} {error}")
+            console.print(f"[red]✗[/] {name:<14} {escape(str(error))}")
             code = max(code, 1 if isinstance(error, Retryable) else 2)
     for warning in _warnings(settings):
-        console.print(f"[yellow]![/] {warning}")
+        console.print(f"[yellow]![/] {escape(warning)}")
     return code
 
 
@@ -115,26 +124,23 @@ def _bundle(settings: Settings) -> str:
     return f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
 
 
-def _folder(path: Path) -> str:
-    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigurationError(f"{nearest} cannot be written: set spool.path to a folder of ours.")
-    return f"{path.absolute()}{'' if nearest == path.absolute() else ' (will be made)'}"
+def _place(path: Path, setting: str) -> str:
+    path = path.absolute()
+    nearest = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(nearest, os.W_OK) or (nearest != path and not nearest.is_dir()):
+        raise ConfigurationError(f"{nearest} cannot be written: set {setting} to a place of ours.")
+    return f"{path}{'' if nearest == path else ' (will be made)'}"
 
 
 def _database(settings: Settings, *, connect: bool) -> str:
     shown = _PASSWORD.sub("***", settings.database.url)
-    try:
-        engine = create_engine(settings.database.url)
-    except (SQLAlchemyError, ImportError) as error:
-        raise ConfigurationError(f"database.url {shown} is not usable: {type(error).__name__}.") from None
-    if not connect or engine.dialect.name == "sqlite":
-        return shown
-    try:
-        engine.connect().close()
-    except SQLAlchemyError:
-        raise Retryable(f"{shown} does not answer, or refuses us.") from None
-    return f"{shown} answers"
+    if shown.startswith("sqlite"):
+        return _place(Path(shown.partition(":///")[2]), "database.url")
+    engine = make_engine(settings.database.url)
+    if connect:
+        with transaction(engine, writes=False):
+            return f"{shown}, answers"
+    return shown
 
 
 def _broker(settings: Settings, *, connect: bool) -> str:
@@ -146,7 +152,7 @@ def _broker(settings: Settings, *, connect: bool) -> str:
     return shown
 
 
-def _destination(settings: Settings, destination: Destination, connect: bool) -> str:  # noqa: FBT001
+def _destination(settings: Settings, destination: Destination, *, connect: bool) -> str:
     where = f"{destination.ae_title} at {destination.host}:{destination.port}, proven by {destination.verify}"
     if connect:
         echo(
@@ -168,4 +174,4 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "node.allowed_callers is empty: any AE title may send."
     key: FieldInfo = DatabaseSection.model_fields["patient_hash_key"]
     if settings.database.patient_hash_key == key.default:
-        yield "database.patient_hash_key is the development key: set one of your own before patients' films come."
+        yield "database.patient_hash_key is the development key: set your own before real films come."

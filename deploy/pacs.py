@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydicom.dataset import Dataset
-from pydicom.filewriter import write_file_meta_info
 from pynetdicom import AE, evt
 from pynetdicom.presentation import AllStoragePresentationContexts, build_context, build_role
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
@@ -132,9 +131,7 @@ class StandInPacs:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{threading.get_ident()}.part")
         with temporary.open("wb") as file:
-            file.write(b"\0" * 128 + b"DICM")
-            write_file_meta_info(file, event.file_meta)
-            file.write(event.request.DataSet.getvalue())
+            file.write(event.encoded_dataset())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -9,9 +9,11 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.file_meta import data_set_offset
 from dicom_node.status import Verdict, verdict_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome, StoreAssociation
 
@@ -52,13 +54,15 @@ def find_items(paths: Sequence[Path]) -> Iterator[SendItem | Path]:
 def _item(file: Path) -> SendItem | None:
     try:
         header = dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+        with file.open("rb") as content:
+            data_set_offset(content.fileno())
         return SendItem(
             sop_class_uid=str(header.SOPClassUID),
             sop_instance_uid=str(header.SOPInstanceUID),
             transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
             path=file,
         )
-    except (InvalidDicomError, OSError, AttributeError, EOFError):
+    except (InvalidDicomError, OSError, AttributeError, EOFError, ValueError):
         return None
 
 
@@ -85,7 +89,7 @@ def send_paths(paths: Sequence[Path], target: str, *, calling_ae: str) -> int:
     items = [one for one in found if isinstance(one, SendItem)]
     failures = 0
     for path in (one for one in found if isinstance(one, Path)):
-        console.print(f"[red]not sent[/]    {path}: not a readable DICOM file")
+        console.print(f"[red]not sent[/]    {escape(str(path))}: not a readable DICOM file")
         failures += 1
     columns = (TextColumn("Sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -96,7 +100,7 @@ def send_paths(paths: Sequence[Path], target: str, *, calling_ae: str) -> int:
             progress.advance(bar)
             if outcome.status is None or verdict_of(outcome.status) is not Verdict.STORED:
                 answer = "no answer" if outcome.status is None else f"status 0x{outcome.status:04X}"
-                console.print(f"[red]not stored[/]  {item.path}: {answer}")
+                console.print(f"[red]not stored[/]  {escape(str(item.path))}: {answer}")
                 failures += 1
 
         send_items(peer, items, after_each)

@@ -57,7 +57,7 @@ def run_up(settings: Settings, ready_fd: int | None) -> None:
     if ready_fd is not None:
         die_with_parent()
     configure_logs(level=settings.log.level, style=settings.log.style)
-    port = _port(settings.node.host, settings.node.port)
+    port = usable_port(settings.node.host, settings.node.port)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def report(name: str, line: str) -> None:
@@ -76,8 +76,12 @@ def _command(name: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "deploy", name)
 
 
-def _port(host: str, port: int) -> int:
-    """The port to listen on; a free one for 0."""
+def usable_port(host: str, port: int) -> int:
+    """The port to listen on: a free one for 0.
+
+    Raises:
+        ConfigurationError: nothing can listen there.
+    """
     try:
         with socket.socket() as listener:
             # As the node does: a port in TIME_WAIT is free.

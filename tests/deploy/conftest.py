@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
+
+from deploy.cli import app
+from dicom_node.settings import CONFIGURATION_FILE
 
 
 def _eventually(probe: Callable[[], Any], *, what: str, seconds: float = 60.0) -> Any:
@@ -81,6 +85,18 @@ def covariance(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch) -> Callable[..., Result]:
+    """Run the command within this process, in an empty folder and without settings from outside."""
+    for name in list(os.environ):
+        if name.startswith("COVARIANCE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv(CONFIGURATION_FILE, "")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(one) for one in arguments])
 
 
 def clean_environment(**overrides: str) -> dict[str, str]:

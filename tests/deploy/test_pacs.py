@@ -34,9 +34,7 @@ def reports():
 
     entity = AE(ae_title="ASKER")
     entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
-    server = entity.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)]
-    )
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, take)])
     yield server.server_address[1], received
     server.shutdown()
 

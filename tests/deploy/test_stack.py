@@ -16,7 +16,8 @@ SUPERVISOR = """
 
     def program(name, code, **more):
         prelude = "import os, signal, sys, time; from deploy.stack import *; die_with_parent();"
-        return Program(name=name, command=(sys.executable, "-c", prelude + code), environment=os.environ, **more)
+        command = (sys.executable, "-c", prelude + code)
+        return Program(name=name, command=command, environment=os.environ, **more)
 
     import os
     programs = [program(*one.split("=", 1), stop_seconds=0.5) for one in sys.argv[1:]]

@@ -1,0 +1,38 @@
+"""`demo`: the whole way once, on this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Proof(StrEnum):
+    """How the PACS proves what it stored."""
+
+    COMMITMENT = "commitment"
+    FIND = "find"
+    NONE = "none"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Set up")(demo)
+
+
+def demo(
+    studies: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="DICOM, PNG or JPEG files to send; else phantoms.")
+    ] = None,
+    pacs: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT/AET", help="A real PACS; else a stand-in is started.")
+    ] = None,
+    verify: Annotated[Proof, typer.Option(help="How the PACS proves what it stored.")] = Proof.COMMITMENT,
+    folder: Annotated[Path, typer.Option(help="Where everything of the demo is kept.")] = Path("build/demo"),
+) -> None:
+    """Run the whole once: send studies, score them, and wait until a PACS has committed to the results."""
+    from deploy.demo import run_demo
+
+    raise typer.Exit(run_demo(folder=folder, studies=studies, pacs=pacs, verify=verify.value))

@@ -1,0 +1,71 @@
+"""`status`, `show`, `retry` and `audit verify`: what was done, and what people may do about it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel="Studies")(status)
+    app.command(rich_help_panel="Studies")(show)
+    app.command(rich_help_panel="Studies")(retry)
+    app.add_typer(audit, name="audit", rich_help_panel="Studies")
+
+
+def status(
+    as_json: AsJson = False,
+    studies: Annotated[int, typer.Option(help="How many of the last studies to list.", min=0)] = 10,
+) -> None:
+    """Say what is where, station by station."""
+    from deploy.overview import print_status
+    from worker.settings import load_settings
+
+    print_status(load_settings(), as_json=as_json, studies=studies)
+
+
+def show(
+    study: Annotated[
+        str, typer.Argument(help="StudyInstanceUID, or its end if that is unique among the last.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Tell all about one study: images, jobs, results, outputs, deliveries, events."""
+    from deploy.overview import print_study
+    from worker.settings import load_settings
+
+    print_study(load_settings(), study, as_json=as_json)
+
+
+def retry(
+    study: Annotated[str | None, typer.Argument(help="StudyInstanceUID; else every study.")] = None,
+) -> None:
+    """Have quarantined studies and refused deliveries tried again."""
+    from worker.ledger import open_ledger
+    from worker.settings import load_settings
+
+    with open_ledger(load_settings(), migrate=False) as ledger:
+        count = ledger.retry(study)
+    typer.echo(f"{count} {'is' if count == 1 else 'are'} due again." if count else "Nothing was set aside.")
+
+
+@audit.command()
+def verify(
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVENTS:HASH", help="A head printed earlier: also shows that the end was cut off."
+        ),
+    ] = None,
+) -> None:
+    """Walk the chain of audit events. Exit code 1 if one was changed, removed or put in."""
+    from deploy.overview import verify_audit
+    from worker.settings import load_settings
+
+    raise typer.Exit(verify_audit(load_settings(), expect))

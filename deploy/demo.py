@@ -1,0 +1,236 @@
+"""`covariance demo`: the whole way once, watched from outside as an operator would watch it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from deploy.overlays import save_overlay
+from deploy.pacs import StandInPacs
+from deploy.progress import StudyProgress, progress_of, progress_table
+from deploy.samples import Sample, file_samples, phantom_samples
+from deploy.send import parse_target, send_items
+from deploy.up import usable_port
+from dicom_node.errors import ConfigurationError, CovarianceError
+from dicom_node.settings import use_file
+from dicom_node.status import Verdict, verdict_of
+from dicom_node.store_scu import Peer, SendItem, SendOutcome
+from worker.findings import Role
+from worker.ledger import Ledger, OutputRecord, open_ledger
+from worker.settings import load_settings
+
+_MARK = ".covariance-demo"
+_START_SECONDS = 120.0
+_PATIENCE_SECONDS = 60.0
+_SECONDS_A_STUDY = 15.0
+_LOOK_SECONDS = 0.1
+_PORT_FOR_A_REAL_PACS = 11112
+_AE_TITLE = "COVARIANCE"
+_PHANTOM_NOTE = "A phantom is no patient: its score means nothing. It shows that the way works."
+
+
+def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: str) -> int:
+    """Run the demo, leave everything in `folder`, and return the exit code: 0 if all is proven."""
+    console = Console(highlight=False)
+    began = time.monotonic()
+    folder = _fresh(folder)
+    port = _PORT_FOR_A_REAL_PACS if pacs else usable_port("127.0.0.1", 0)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as aside:
+        making = aside.submit(_samples, studies, folder / "films")
+        peer = parse_target(pacs, calling_ae=_AE_TITLE) if pacs else _stand_in(stack, folder, port)
+        _configure(folder, port=port, peer=peer, host="0.0.0.0" if pacs else "127.0.0.1", verify=verify)  # noqa: S104 (a real PACS reports to us)
+        with console.status("Starting node, worker, deliverer and broker"):
+            stack.enter_context(_running_stack(folder))
+            samples = making.result()
+        what = f"{peer.ae_title} at {peer.host}:{peer.port}"
+        console.print(f"[green]✓[/] Stack up, {'PACS' if pacs else 'a stand-in PACS'}: {what}")
+        node = Peer(ae_title=_AE_TITLE, host="127.0.0.1", port=port, calling_ae="DEMO-MODALITY", timeout=30.0)
+        with console.status("Sending"):
+            images = _send(samples, (node, peer))
+        console.print(f"[green]✓[/] {images} images of {len(samples)} studies sent to node and PACS")
+        ledger = stack.enter_context(open_ledger(load_settings(), migrate=True))
+        overlays = _Overlays(folder / "overlays", _held(folder / "pacs"))
+        rows = _watch(console, ledger, samples, overlays, proof_expected=verify != "none")
+    _conclude(console, rows, folder, phantoms=studies is None, seconds=time.monotonic() - began)
+    return 0 if all(row.succeeded for row in rows) else 1
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder; only what an earlier demo left is removed."""
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARK).exists():
+            raise ConfigurationError(f"{folder} holds something else than a demo: name another --folder.")
+        shutil.rmtree(folder)
+    (folder / "overlays").mkdir(parents=True)
+    (folder / _MARK).touch()
+    return folder
+
+
+def _samples(studies: Path | None, films: Path) -> list[Sample]:
+    return file_samples(studies, films) if studies else phantom_samples(films)
+
+
+def _stand_in(stack: ExitStack, folder: Path, node_port: int) -> Peer:
+    pacs = StandInPacs(folder / "pacs", peers={_AE_TITLE: ("127.0.0.1", node_port)})
+    stack.enter_context(pacs)
+    return Peer(ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port, calling_ae=_AE_TITLE, timeout=30.0)
+
+
+def _held(pacs: Path) -> Callable[[str], Path | None]:
+    return lambda uid: next(pacs.glob(f"*/{uid}.dcm"), None)
+
+
+def _configure(folder: Path, *, port: int, peer: Peer, host: str, verify: str) -> None:
+    """Write the settings of this demo as a file that anyone may read or reuse."""
+    tables: dict[str, dict[str, Any]] = {
+        "[node]": {"ae_title": _AE_TITLE, "host": host, "port": port},
+        "[spool]": {"path": str(folder / "spool"), "minimum_free_bytes": 100_000_000},
+        "[assembly]": {"quiet_seconds": 1.0},
+        "[queue]": {"embedded_path": str(folder / "valkey")},
+        "[database]": {"url": f"sqlite:///{folder / 'ledger.sqlite3'}"},
+        "[worker]": {"engine_cache": str(folder.parent / "engine-cache")},
+        "[[destinations]]": {
+            "name": "pacs",
+            "ae_title": peer.ae_title,
+            "host": peer.host,
+            "port": peer.port,
+            "verify": verify,
+        },
+    }
+    text = "\n".join(
+        "\n".join([head, *(f"{name} = {json.dumps(value)}" for name, value in table.items()), ""])
+        for head, table in tables.items()
+    )
+    file = folder / "covariance.toml"
+    file.write_text(text, encoding="utf-8")
+    use_file(file)
+
+
+@contextmanager
+def _running_stack(folder: Path) -> Iterator[None]:
+    """Run `covariance up` until the block ends.
+
+    Raises:
+        CovarianceError: it does not come up; its last lines are in the sentence.
+    """
+    readable, writable = os.pipe()
+    with (folder / "stack.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "deploy", "up", "--ready-fd", str(writable)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writable,),
+            start_new_session=True,
+        )
+    os.close(writable)
+    try:
+        # The descriptor is readable, and empty, when the stack has ended too.
+        ready, _, _ = select.select([readable], [], [], _START_SECONDS)
+        if not ready or not os.read(readable, 1):
+            last = "\n".join((folder / "stack.log").read_text(errors="replace").splitlines()[-12:])
+            raise CovarianceError(f"The stack does not come up. The end of {folder / 'stack.log'}:\n{last}")
+        yield
+    finally:
+        os.close(readable)
+        process.terminate()
+        process.wait()
+
+
+def _send(samples: Sequence[Sample], peers: Sequence[Peer]) -> int:
+    """Send every film to every peer, as a modality that knows both.
+
+    Raises:
+        CovarianceError: one was not stored.
+    """
+
+    def check(item: SendItem, outcome: SendOutcome) -> None:
+        if outcome.status is None or verdict_of(outcome.status) is not Verdict.STORED:
+            answer = "no answer" if outcome.status is None else f"status 0x{outcome.status:04X}"
+            raise CovarianceError(f"{item.path.name} was not stored: {answer}.")
+
+    items = [item for sample in samples for item in sample.items]
+    # The PACS first: results are to find their study there.
+    for peer in reversed(peers):
+        send_items(peer, items, check)
+    return len(items)
+
+
+@dataclass
+class _Overlays:
+    """Saves every secondary capture as a PNG, once."""
+
+    folder: Path
+    held: Callable[[str], Path | None]
+    """Where a stand-in PACS keeps an object."""
+    saved: set[str] = field(default_factory=set)
+
+    def save(self, label: str, outputs: Iterable[OutputRecord]) -> None:
+        """Save what is not saved yet."""
+        name = "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
+        captures = [one for one in outputs if one.role is Role.SC]
+        for number, one in enumerate(captures, start=1):
+            # The outbox forgets what the PACS has committed to.
+            found = next(
+                (p for p in (Path(one.path), self.held(one.sop_instance_uid)) if p and p.exists()), None
+            )
+            if found is not None and one.sop_instance_uid not in self.saved:
+                save_overlay(
+                    found.read_bytes(), self.folder / f"{name}{f'-{number}' if len(captures) > 1 else ''}.png"
+                )
+                self.saved.add(one.sop_instance_uid)
+
+
+def _watch(
+    console: Console, ledger: Ledger, samples: Sequence[Sample], overlays: _Overlays, *, proof_expected: bool
+) -> list[StudyProgress]:
+    """Show how the studies get on until all are finished or patience ends."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS + _SECONDS_A_STUDY * len(samples)
+    rows: list[StudyProgress] = []
+    with Live(console=console, auto_refresh=False) as live:
+        while time.monotonic() < deadline and not (rows and all(row.finished for row in rows)):
+            time.sleep(_LOOK_SECONDS)
+            rows = []
+            for sample in samples:
+                record = ledger.study(sample.study_instance_uid)
+                for result in record.results if record else ():
+                    overlays.save(sample.label, result.outputs)
+                images = len(sample.items)
+                rows.append(
+                    progress_of(record, label=sample.label, images=images, proof_expected=proof_expected)
+                )
+            live.update(progress_table(rows), refresh=True)
+    return rows
+
+
+def _conclude(
+    console: Console, rows: Sequence[StudyProgress], folder: Path, *, phantoms: bool, seconds: float
+) -> None:
+    done = sum(row.succeeded for row in rows)
+    style, mark = ("green", "✓") if done == len(rows) else ("bold red", "✗")
+    console.print(
+        f"[{style}]{mark} {done} of {len(rows)} studies are in the PACS, proven[/], {seconds:.0f} s in all"
+    )
+    if phantoms:
+        console.print(_PHANTOM_NOTE, style="yellow")
+    console.print("Research software, not a medical device.", style="dim")
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    overlays = sorted((folder / "overlays").glob("*.png"))
+    console.print(f"Overlays   {shown / 'overlays'} ({len(overlays)} PNG)")
+    console.print(f"Log        {shown / 'stack.log'}")
+    console.print(f"Look on    covariance --config {shown / 'covariance.toml'} status")

@@ -1,0 +1,234 @@
+"""The state of the whole and of one study, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from deploy import broker
+from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import ConfigurationError, CovarianceError
+from dicom_node.logs import configure_logs
+from dicom_node.spool import Spool
+from worker.ledger import ChainHead, Ledger, StudyRecord, open_ledger
+from worker.settings import Settings
+
+_STYLES = {
+    "positive": "bold red",
+    "negative": "green",
+    "scored": "green",
+    "done": "green",
+    "committed": "green",
+    "verified": "green",
+    "quarantined": "bold red",
+    "failed": "bold red",
+    "parked": "bold red",
+    "by_policy": "yellow",
+}
+
+
+def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
+    """Print what is where, and the last studies."""
+    configure_logs(level="ERROR")
+    with open_ledger(settings, migrate=False) as ledger:
+        state = {
+            "spool": _spool(settings, ledger),
+            "queue": {"waiting": Dispatcher(broker.reachable(settings)).depth()},
+            **asdict(ledger.status()),
+            "last_studies": [asdict(one) for one in ledger.studies(studies)],
+        }
+    if as_json:
+        print(json.dumps(state, default=_plain, indent=2))  # noqa: T201
+        return
+    console = Console(highlight=False)
+    console.print(_stations(state))
+    if state["last_studies"]:
+        console.print(_studies(state["last_studies"]))
+
+
+def _spool(settings: Settings, ledger: Ledger) -> dict[str, int]:
+    root = settings.spool.path
+    found = list(Spool(root).studies()) if (root / "studies").is_dir() else []
+    return {
+        "studies": len(found),
+        "images": sum(study.instances for study in found),
+        "unregistered": sum(
+            max(study.instances - ledger.registered(study.study_instance_uid), 0) for study in found
+        ),
+        "free_bytes": shutil.disk_usage(root).free if root.is_dir() else 0,
+    }
+
+
+def _stations(state: Mapping[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    spool, depth = state["spool"], state["queue"]["waiting"]
+    table.add_row(
+        "spool",
+        f"{spool['images']} images of {spool['studies']} studies, "
+        f"{spool['unregistered']} not registered yet, {spool['free_bytes'] / 1e9:.0f} GB free",
+    )
+    table.add_row("queue", "the broker does not answer" if depth is None else f"{depth} waiting")
+    table.add_row("images", _counts(state["images"]))
+    for name in ("by_policy", "quarantined"):
+        if state[name]:
+            table.add_row(f"  {name.replace('_', ' ')}", _counts(state[name]))
+    table.add_row("jobs", _counts(state["jobs"]))
+    table.add_row("results", _counts(state["results"]))
+    for destination, counts in state["deliveries"].items():
+        table.add_row(f"to {destination}", _counts(counts))
+    for name, seconds in state["oldest_seconds"].items():
+        table.add_row(f"  oldest {name}", f"{seconds:.0f} s")
+    table.add_row("audit", f"{state['head']['events']} events, head {state['head']['hash'][:16]}")
+    return table
+
+
+def _counts(counts: Mapping[str, int]) -> Text:
+    parts = [
+        (f"{count} {name.replace('_', ' ')}", _STYLES.get(name, ""))
+        for name, count in counts.items()
+        if count
+    ]
+    return (
+        Text(", ").join([Text(words, style=style) for words, style in parts])
+        if parts
+        else Text("none", "dim")
+    )
+
+
+def _studies(studies: list[dict[str, Any]]) -> Table:
+    table = Table("study", "images", "generation", "job", "decision", "probability", "deliveries", box=None)
+    for one in studies:
+        table.add_row(
+            one["study_instance_uid"],
+            str(one["images"]),
+            str(one["generation"]),
+            _word(one["job"]),
+            _word(one["decision"]),
+            "" if one["probability"] is None else f"{one['probability']:.3f}",
+            _counts(one["deliveries"]),
+        )
+    return table
+
+
+def _word(value: str | None) -> Text:
+    return Text((value or "-").replace("_", " "), style=_STYLES.get(value or "", ""))
+
+
+def print_study(settings: Settings, study: str, *, as_json: bool) -> None:
+    """Print all about one study.
+
+    Raises:
+        CovarianceError: no study, or more than one, is meant by `study`.
+    """
+    with open_ledger(settings, migrate=False) as ledger:
+        record = ledger.study(study) or _by_end(ledger, study)
+    if as_json:
+        print(json.dumps(asdict(record), default=_plain, indent=2))  # noqa: T201
+        return
+    tree = Tree(Text(record.study_instance_uid, style="bold"))
+    for branch, lines in _told(record):
+        twig = tree.add(branch)
+        for line in lines:
+            twig.add(line)
+    Console(highlight=False, soft_wrap=True).print(tree)
+
+
+def _by_end(ledger: Ledger, end: str) -> StudyRecord:
+    among = [one.study_instance_uid for one in ledger.studies(1000) if one.study_instance_uid.endswith(end)]
+    record = ledger.study(among[0]) if len(among) == 1 else None
+    if record is None:
+        raise CovarianceError(
+            f"{'More than one study ends' if among else 'No study in the ledger ends'} with {end}: "
+            "`covariance status` lists the last ones."
+        )
+    return record
+
+
+def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
+    yield (
+        "images",
+        [
+            Text.assemble(
+                one.sop_instance_uid,
+                f"  from {one.calling_ae} at {_time(one.received_at)}  ",
+                _word(one.disposition),
+                f"  p={one.probability:.3f}" if one.probability is not None else "",
+                f"  {one.reason}: {one.sentence}" if one.reason else "",
+            )
+            for one in record.images
+        ],
+    )
+    yield (
+        "jobs",
+        [
+            Text.assemble(
+                f"generation {one.generation}  ",
+                _word(one.state),
+                f"  attempt {one.attempt}",
+                f"  finished {_time(one.finished_at)}" if one.finished_at else "",
+                f"  {one.reason}: {one.sentence}" if one.reason else "",
+            )
+            for one in record.jobs
+        ],
+    )
+    for result in record.results:
+        head = f"result of generation {result.generation}: {result.decision or 'not analysed'}"
+        if result.probability is not None:
+            head += (
+                f", p={result.probability:.3f} (threshold {result.threshold:.3f}, {result.operating_point})"
+            )
+        if result.superseded_at:
+            head += ", superseded"
+        yield (
+            f"{head}, {result.model_name} {result.model_version} on {result.engine}",
+            [
+                Text.assemble(
+                    f"{output.role.upper()}  {output.sop_instance_uid}  → {one.destination}  ",
+                    _word(one.state),
+                    f"  {_time(one.proven_at or one.stored_at)}" if one.stored_at else "",
+                    f"  {one.sentence}" if one.sentence else "",
+                )
+                for output in result.outputs
+                for one in output.deliveries
+            ],
+        )
+    yield "events", [Text(f"{one.seq}  {one.at}  {one.kind}") for one in record.events]
+
+
+def _time(at: datetime | None) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
+
+
+def verify_audit(settings: Settings, expect: str | None) -> int:
+    """Verify the chain, say what was found, and return the exit code."""
+    expected = _head(expect) if expect else None
+    console = Console(highlight=False, soft_wrap=True)
+    with open_ledger(settings, migrate=False) as ledger, console.status("Walking the chain") as spinner:
+        found = ledger.verify(
+            expected=expected, progress=lambda events: spinner.update(f"Walking the chain: {events} events")
+        )
+    console.print(found.sentence, style="green" if found.ok else "bold red")
+    if found.ok:
+        console.print(f"Keep this head elsewhere: --expect {found.head.events}:{found.head.hash}")
+    return 0 if found.ok else 1
+
+
+def _head(text: str) -> ChainHead:
+    events, _, digest = text.partition(":")
+    if not events.isdigit() or not digest:
+        raise ConfigurationError("--expect takes EVENTS:HASH as `audit verify` prints it.")
+    return ChainHead(events=int(events), hash=digest)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

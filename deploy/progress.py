@@ -1,0 +1,128 @@
+"""How far a study has come, and the table that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from worker.findings import Role
+from worker.ledger import DeliveryState, JobState, OutputRecord, StudyRecord
+
+_PROVEN = {DeliveryState.COMMITTED, DeliveryState.VERIFIED}
+_STUCK = {DeliveryState.FAILED, DeliveryState.PARKED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyProgress:
+    """One study as the ledger shows it now."""
+
+    label: str
+    images: int
+    outcome: str
+    """`positive`, `negative`, a reason, or how far it has come."""
+    probability: float | None = None
+    seconds: tuple[float | None, ...] = (None,) * 4
+    """From the last image to the claim, scoring, to the PACS, until proven."""
+    reports: tuple[int, int] = (0, 0)
+    """Structured reports that the PACS has proven, and all."""
+    captures: tuple[int, int] = (0, 0)
+    """Secondary captures likewise."""
+    finished: bool = False
+    succeeded: bool = False
+
+
+def progress_of(
+    record: StudyRecord | None, *, label: str, images: int, proof_expected: bool = True
+) -> StudyProgress:
+    """Read off a record how far its newest generation has come."""
+    if record is None or not record.jobs:
+        return StudyProgress(label=label, images=images, outcome="assembling")
+    job, complete = record.jobs[-1], len(record.images) >= images
+    if job.state in (JobState.READY, JobState.CLAIMED):
+        outcome = "waiting" if job.state is JobState.READY else "scoring"
+        return StudyProgress(label=label, images=images, outcome=outcome)
+    results = [one for one in record.results if one.generation == job.generation]
+    if not results:
+        reason = job.reason or _first_reason(record) or job.state
+        done = complete and job.state is not JobState.SUPERSEDED
+        return StudyProgress(label=label, images=images, outcome=str(reason), finished=done)
+    result = results[-1]
+    good = _PROVEN if proof_expected else _PROVEN | {DeliveryState.STORED}
+    states = [one.state for output in result.outputs for one in output.deliveries]
+    sent = [one for output in result.outputs for one in output.deliveries]
+    proven = bool(states) and all(state in good for state in states)
+    return StudyProgress(
+        label=label,
+        images=images,
+        outcome=result.decision or _first_reason(record) or "not analysed",
+        probability=result.probability,
+        seconds=(
+            _between(_latest(one.received_at for one in record.images), job.claimed_at),
+            _between(job.claimed_at, job.finished_at),
+            _between(job.finished_at, _latest(one.stored_at for one in sent)),
+            _between(_latest(one.stored_at for one in sent), _latest(one.proven_at for one in sent)),
+        ),
+        reports=_count(result.outputs, Role.SR, good),
+        captures=_count(result.outputs, Role.SC, good),
+        finished=complete and (proven or any(state in _STUCK for state in states)),
+        succeeded=complete and proven,
+    )
+
+
+def _first_reason(record: StudyRecord) -> str | None:
+    return next((str(one.reason) for one in record.images if one.reason), None)
+
+
+def _latest(times: Iterable[datetime | None]) -> datetime | None:
+    """The last of the times; None while one of them is not there yet."""
+    found = list(times)
+    known = [at for at in found if at is not None]
+    return max(known) if known and len(known) == len(found) else None
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    return (end - start).total_seconds() if start and end else None
+
+
+def _count(outputs: Sequence[OutputRecord], role: Role, good: set[DeliveryState]) -> tuple[int, int]:
+    mine = [output for output in outputs if output.role is role]
+    return sum(all(one.state in good for one in output.deliveries) for output in mine), len(mine)
+
+
+def progress_table(rows: Sequence[StudyProgress]) -> Table:
+    """The studies with what came of them; times in seconds."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("study", no_wrap=True)
+    table.add_column("images", justify="right")
+    table.add_column("decision", no_wrap=True, min_width=11)
+    for name in ("probability", "queued", "scored", "stored", "proven"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("SR", "SC", "committed"):
+        table.add_column(name, justify="center", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.label,
+            str(row.images),
+            _decision(row),
+            "" if row.probability is None else f"{row.probability:.3f}",
+            *("" if one is None else f"{one:.1f} s" for one in row.seconds),
+            _ticks(*row.reports),
+            _ticks(*row.captures),
+            Text("yes", "bold green") if row.succeeded else Text("no", "bold red") if row.finished else "",
+        )
+    return table
+
+
+def _decision(row: StudyProgress) -> Text:
+    styles = {"positive": "bold yellow", "negative": "green"}
+    waits = {"assembling", "waiting", "scoring"}
+    return Text(row.outcome, style="dim" if row.outcome in waits else styles.get(row.outcome, "cyan"))
+
+
+def _ticks(proven: int, total: int) -> Text:
+    return Text("✓" * proven, style="green") + Text("·" * (total - proven), style="dim")

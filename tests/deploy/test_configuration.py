@@ -1,0 +1,114 @@
+"""Settings as an operator meets them: the example file, `config show` and `config check`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from deploy.configuration import effective, example_file
+from dicom_node.settings import CONFIGURATION_FILE
+from worker.settings import Destination, Settings
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "covariance.toml"
+
+
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """`read(text)` makes settings from a file with that text, and from nothing else."""
+
+    def make(text: str) -> Settings:
+        file = tmp_path / "covariance.toml"
+        file.write_text(text)
+        monkeypatch.setenv(CONFIGURATION_FILE, str(file))
+        return Settings()
+
+    return make
+
+
+def test_the_example_is_the_one_that_the_command_writes():
+    """The example in the repository is in step with the settings."""
+    assert EXAMPLE.read_text() == example_file()
+
+
+def test_the_example_holds_the_defaults(read):
+    """The example, as it stands, changes nothing."""
+    assert read(EXAMPLE.read_text()) == Settings.model_construct(
+        **{name: field.default for name, field in Settings.model_fields.items()}
+    )
+
+
+def test_the_example_names_every_setting():
+    """No setting is left out of the example, switched on or off."""
+    text = EXAMPLE.read_text()
+    sections = [f.default for f in Settings.model_fields.values() if isinstance(f.default, BaseModel)]
+    for section in [*map(type, sections), Destination]:
+        for name, field in section.model_fields.items():
+            assert re.search(rf"^#?{name} = ", text, re.MULTILINE), f"{section.__name__}.{name}"
+            assert field.description, f"{section.__name__}.{name} says nothing"
+
+
+def test_what_is_switched_off_in_the_example_can_be_switched_on(read):
+    """Every line of the example is valid TOML with usable values."""
+    text = re.sub(r"^#(?! )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    (destination,) = read(text).destinations
+    assert destination.name == "pacs"
+
+
+def test_settings_in_force_are_toml_that_reads_back(read):
+    """`config show` prints what can be used again."""
+    settings = read('[node]\nport = 104\n[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\n')
+    shown = tomllib.loads(effective(settings))
+    assert shown["node"]["port"] == 104
+    assert shown["destinations"][0]["ae_title"] == "A"
+
+
+def test_secrets_are_not_shown(read):
+    """Neither the hash key nor a password in a URL is printed."""
+    text = '[queue]\nurl="redis://user:hidden1@h/0"\n[database]\npatient_hash_key="hidden2"\n'
+    assert "hidden" not in effective(read(text))
+
+
+def test_check_says_what_is_there(invoke, tmp_path):
+    """A file that can work is confirmed with exit code 0."""
+    file = tmp_path / "my.toml"
+    file.write_text("[node]\nport = 104\n")
+    done = invoke("config", "check", file)
+    assert done.exit_code == 0, done.output
+    assert "model bundle" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[node]\nprot = 104\n", "node.prot"),
+        ("[node]\nport = 70000\n", "node.port"),
+        ("[nodes]\nport = 104\n", "nodes"),
+        ("[node\n", "cannot be read"),
+        ('[worker]\nbundle = "nowhere"\n', "nowhere"),
+        ('[spool]\npath = "/etc/hostname/spool"\n', "spool.path"),
+        ('[database]\nurl = "mysql://h/d"\n', "database.url"),
+        ('[[destinations]]\nname = "a"\n', "destinations.0"),
+    ],
+)
+def test_check_says_what_cannot_work(invoke, tmp_path, text, names):
+    """What cannot work is named in one sentence, with exit code 2 and no traceback."""
+    file = tmp_path / "my.toml"
+    file.write_text(text)
+    done = invoke("config", "check", file)
+    assert done.exit_code == 2
+    assert names in done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_check_connect_says_that_a_peer_is_away(invoke, tmp_path):
+    """A destination that does not answer is a failure of today, exit code 1, not of the file."""
+    file = tmp_path / "my.toml"
+    file.write_text('[[destinations]]\nname="away"\nae_title="AWAY"\nhost="127.0.0.1"\nport=1\n')
+    assert invoke("config", "check", file).exit_code == 0
+    done = invoke("config", "check", "--connect", file)
+    assert done.exit_code == 1
+    assert "AWAY at 127.0.0.1:1" in done.stdout
