@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
@@ -38,7 +38,8 @@ _FILM_LEFT, _OVERLAY_LEFT = _MARGIN, _MARGIN + _PANEL_WIDTH + 12
 _BAR_LEFT, _BAR_WIDTH = _OVERLAY_LEFT + _PANEL_WIDTH + 16, 26
 _GAUGE_LEFT, _GAUGE_TOP, _GAUGE_WIDTH = _MARGIN, 104, 520
 _BACKGROUND, _PANEL, _TEXT, _QUIET = (14, 16, 20), (0, 0, 0), (236, 238, 242), (160, 166, 176)
-_POSITIVE, _NEGATIVE, _WARNING = (255, 190, 92), (150, 200, 255), (255, 214, 64)
+_COLOUR: dict[Decision, tuple[int, int, int]] = {"positive": (255, 190, 92), "negative": (150, 200, 255)}
+_WARNING = (255, 214, 64)
 _STRONGEST = 0.62  # Share of the colour at full scale: the anatomy stays visible underneath.
 
 Page = NDArray[np.uint8]
@@ -74,7 +75,8 @@ def overlay_page(
     Returns:
         `(1024, 1440, 3)` RGB.
     """
-    canvas = _frame().copy()
+    decision: Decision = "positive" if probability >= model.threshold else "negative"
+    canvas = _frame(model, decision).copy()
     film_HW = _fitted(film_HW)
     height, width = film_HW.shape
     evidence_HW = cv2.resize(
@@ -87,7 +89,6 @@ def overlay_page(
         canvas[top : top + height, start : start + width] = panel_HW3
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
-    decision: Decision = "positive" if probability >= model.threshold else "negative"
     _draw_result(draw, decision, probability, model)
     which = f"Film {film_number} of {films}; study {study.upper()}" if films > 1 else "One film in this study"
     draw.text(
@@ -157,9 +158,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-@cache
-def _frame() -> Page:
-    """All that is the same on every page."""
+@lru_cache(maxsize=8)
+def _frame(model: ModelIdentity, decision: Decision) -> Page:
+    """All that is the same on every page of a model with this decision."""
     image = Image.new("RGB", (PAGE_WIDTH, PAGE_HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     for left, caption in ((_FILM_LEFT, "Film"), (_OVERLAY_LEFT, "Film with class activation map")):
@@ -167,9 +168,8 @@ def _frame() -> Page:
         draw.rectangle(
             (left, _PANEL_TOP, left + _PANEL_WIDTH - 1, _PANEL_TOP + _PANEL_HEIGHT - 1), fill=_PANEL
         )
-    _draw_warning(draw)
+    _draw_headings(draw, model, decision)
     draw.multiline_text((_MARGIN, 944), FOOTNOTE, _QUIET, _font(19), spacing=6)
-    _draw_gauge(draw)
     page = np.array(image)
     _paint_bar(page)
     image = Image.fromarray(page)
@@ -177,42 +177,35 @@ def _frame() -> Page:
     return np.array(image)
 
 
-def _draw_warning(draw: ImageDraw.ImageDraw) -> None:
-    font = _font(25)
+def _draw_headings(draw: ImageDraw.ImageDraw, model: ModelIdentity, decision: Decision) -> None:
+    draw.text((_MARGIN, 16), f"COVID-19 {decision.upper()}", _COLOUR[decision], _font(40), stroke_width=0.6)
     box = (_OVERLAY_LEFT + 80, 22, PAGE_WIDTH - _MARGIN, 70)
     draw.rectangle(box, outline=_WARNING, width=2)
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    draw.text(middle, RESEARCH_ONLY, _WARNING, font, anchor="mm", stroke_width=0.5)
+    draw.text(middle, RESEARCH_ONLY, _WARNING, _font(25), anchor="mm", stroke_width=0.5)
+    right = PAGE_WIDTH - _MARGIN
+    name, digest = f"{model.name} {model.version}"[:60], model.sha256[:12]
+    draw.text((right, 84), name, _TEXT, _font(20), anchor="ra")
+    draw.text((right, 112), f"model {digest}, input {model.recipe}", _QUIET, _font(18), anchor="ra")
+    draw.text((right, 138), f"{model.engine}, {model.precision}", _QUIET, _font(18), anchor="ra")
+    gauge = (_GAUGE_LEFT, _GAUGE_TOP, _GAUGE_LEFT + _GAUGE_WIDTH, _GAUGE_TOP + 10)
+    draw.rounded_rectangle(gauge, 5, fill=(52, 57, 66))
+    x = _gauge_x(model.threshold)
+    draw.line((x, _GAUGE_TOP - 8, x, _GAUGE_TOP + 18), _TEXT, 3)
 
 
-def _draw_gauge(draw: ImageDraw.ImageDraw) -> None:
-    draw.rounded_rectangle(
-        (_GAUGE_LEFT, _GAUGE_TOP, _GAUGE_LEFT + _GAUGE_WIDTH, _GAUGE_TOP + 10), 5, fill=(52, 57, 66)
-    )
+def _gauge_x(probability: float) -> float:
+    return _GAUGE_LEFT + 5 + (_GAUGE_WIDTH - 10) * min(max(probability, 0.0), 1.0)
 
 
 def _draw_result(
     draw: ImageDraw.ImageDraw, decision: Decision, probability: float, model: ModelIdentity
 ) -> None:
-    colour = _POSITIVE if decision == "positive" else _NEGATIVE
-    draw.text((_MARGIN, 16), f"COVID-19 {decision.upper()}", colour, _font(40), stroke_width=0.6)
     side = "at or above" if decision == "positive" else "below"
     text = f"Score {probability:.3f}, {side} the threshold {model.threshold:.3f} ({model.operating_point})"
     draw.text((_MARGIN, 68), text, _TEXT, _font(22))
-    middle = _GAUGE_TOP + 5
-    for value, half, fill in ((model.threshold, 13, _TEXT), (probability, 0, colour)):
-        x = _GAUGE_LEFT + 5 + (_GAUGE_WIDTH - 10) * min(max(value, 0.0), 1.0)
-        if half:
-            draw.line((x, middle - half, x, middle + half), fill, 3)
-        else:
-            draw.ellipse((x - 9, middle - 9, x + 9, middle + 9), fill, outline=_BACKGROUND, width=2)
-    name = f"{model.name} {model.version}"[:60]
-    right = PAGE_WIDTH - _MARGIN
-    draw.text((right, 84), name, _TEXT, _font(20), anchor="ra")
-    draw.text(
-        (right, 112), f"model {model.sha256[:12]}, input {model.recipe}", _QUIET, _font(18), anchor="ra"
-    )
-    draw.text((right, 138), f"{model.engine}, {model.precision}", _QUIET, _font(18), anchor="ra")
+    x, y = _gauge_x(probability), _GAUGE_TOP + 5
+    draw.ellipse((x - 9, y - 9, x + 9, y + 9), _COLOUR[decision], outline=_BACKGROUND, width=2)
 
 
 def _bar_y(evidence: float) -> float:
@@ -245,7 +238,6 @@ def _draw_pointer(draw: ImageDraw.ImageDraw, evidence: float, decision: Decision
     """Mark the film's own value, which is the map's mean, on the bar."""
     y = _bar_y(min(max(evidence, 0.0), FULL_SCALE))
     x = _BAR_LEFT - 2
-    colour = _POSITIVE if decision == "positive" else _NEGATIVE
-    draw.polygon(((x, y), (x - 11, y - 8), (x - 11, y + 8)), fill=colour)
+    draw.polygon(((x, y), (x - 11, y - 8), (x - 11, y + 8)), fill=_COLOUR[decision])
     bottom = _PANEL_TOP + _PANEL_HEIGHT
-    draw.text((_BAR_LEFT - 4, bottom), f"film {evidence:+.1f}", colour, _font(18), anchor="ls")
+    draw.text((_BAR_LEFT - 4, bottom), f"film {evidence:+.1f}", _COLOUR[decision], _font(18), anchor="ls")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -35,7 +36,7 @@ from pydicom.sr.coding import Code
 
 from dicom_node.errors import Reason
 from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid
-from worker.findings import ImageScore, Output, Reading, Role, StudyFinding
+from worker.findings import ImageScore, ModelIdentity, Output, Reading, Role, StudyFinding
 from worker.report import codes
 from worker.report.envelope import PRODUCT, as_ascii, device_uid, envelope, seal
 from worker.report.identity import SR_SERIES_DESCRIPTION
@@ -98,7 +99,7 @@ def _content(finding: StudyFinding, settings: ReportSection, heatmaps: Sequence[
     root = ContainerContentItem(name=codes.REPORT_TITLE, template_id="1500")
     root.ContentSequence = ContentSequence()
     root.ContentSequence.extend(LanguageOfContentItemAndDescendants(codes.ENGLISH))
-    root.ContentSequence.extend(_observer(finding, settings))
+    root.ContentSequence.extend(_observer(finding.model, settings.manufacturer))
     root.ContentSequence.append(
         CodeContentItem(
             name=codes.PROCEDURE_REPORTED,
@@ -117,14 +118,15 @@ def _content(finding: StudyFinding, settings: ReportSection, heatmaps: Sequence[
     return root
 
 
-def _observer(finding: StudyFinding, settings: ReportSection) -> ObserverContext:
+@lru_cache(maxsize=8)
+def _observer(model: ModelIdentity, manufacturer: str) -> ObserverContext:
     return ObserverContext(
         observer_type=codes.DEVICE,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=device_uid(finding.model),
+            uid=device_uid(model),
             name=PRODUCT,
-            manufacturer_name=as_ascii(settings.manufacturer),
-            model_name=as_ascii(finding.model.name),
+            manufacturer_name=as_ascii(manufacturer),
+            model_name=as_ascii(model.name),
         ),
     )
 
@@ -141,7 +143,7 @@ def _group(
         ),
         finding_type=codes.COVID_19,
         finding_sites=[FindingSite(anatomic_location=codes.LUNG)],
-        algorithm_id=_algorithm(finding),
+        algorithm_id=_algorithm(finding.model),
         measurements=[
             Measurement(name=codes.PROBABILITY, value=round(score.probability, 6), unit=codes.NO_UNITS)
         ],
@@ -161,8 +163,8 @@ def _group(
     return group
 
 
-def _algorithm(finding: StudyFinding) -> AlgorithmIdentification:
-    model = finding.model
+@lru_cache(maxsize=8)
+def _algorithm(model: ModelIdentity) -> AlgorithmIdentification:
     return AlgorithmIdentification(
         name=as_ascii(model.name),
         version=as_ascii(model.version),

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -38,6 +40,15 @@ def test_same_finding_gives_same_bytes(two_films):
     """A report that is made twice is the same object, byte for byte."""
     heatmaps = [encode_sc(two_films, score, SETTINGS) for score in two_films.scores]
     assert encode_sr(two_films, SETTINGS, heatmaps) == encode_sr(two_films, SETTINGS, heatmaps)
+
+
+def test_reports_made_at_once_do_not_mix(read, find):
+    """Threads that report different studies at the same time get what each gets alone."""
+    findings = [find([(read(), 0.01 * number)], generation=number) for number in range(1, 13)]
+    alone = [encode_sr(finding, SETTINGS, ()).sha256 for finding in findings]
+    with ThreadPoolExecutor(4) as threads:
+        together = [output.sha256 for output in threads.map(lambda f: encode_sr(f, SETTINGS, ()), findings)]
+    assert together == alone
 
 
 def test_each_film_has_its_group(two_films):
@@ -109,8 +120,6 @@ def test_next_generation_joins_the_series(read, find):
 
 def test_device_changes_with_the_threshold(read, find, model):
     """A model with another threshold is another device."""
-    from dataclasses import replace
-
     finding = find([(read(), 0.9)])
     other = replace(finding, model=replace(model, threshold=0.5))
     devices = {
