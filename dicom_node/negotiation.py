@@ -21,7 +21,7 @@ from dicom_node import uids
 from dicom_node.wire import PDU_HEADER, PduType, ProtocolError
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error)
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error)
 """What pynetdicom's decoders raise on bytes that are no A-ASSOCIATE."""
 
 Rejection = tuple[int, int, int]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_node.assemble import Assembler
+
+
+def test_releases_after_a_quiet_period() -> None:
+    """A study is due when nothing has come for the quiet period, and once only."""
+    assembler = Assembler(5.0, 60.0)
+    assembler.arrived("1.2", 0.0)
+    assembler.arrived("1.2", 4.0)
+    assert assembler.due(8.9) == []
+    assert assembler.due(9.0) == ["1.2"]
+    assert assembler.due(100.0) == []
+
+
+def test_releases_at_the_cap_in_any_case() -> None:
+    """A study that never rests is due at the cap, counted from its first object."""
+    assembler = Assembler(5.0, 10.0)
+    for second in range(10):
+        assembler.arrived("1.2", float(second))
+    assert assembler.due(10.0) == ["1.2"]
+
+
+def test_a_late_object_opens_the_study_anew() -> None:
+    """After its release a study can become due again."""
+    assembler = Assembler(5.0, 60.0)
+    assembler.arrived("1.2", 0.0)
+    assembler.due(5.0)
+    assembler.arrived("1.2", 6.0)
+    assert assembler.due(11.0) == ["1.2"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["1.1", "1.2", "1.3"]), st.floats(0, 100)), max_size=30))
+def test_every_study_is_released(arrivals: list[tuple[str, float]]) -> None:
+    """Whatever arrives, waiting for `next_due` releases every study, never before its time."""
+    assembler = Assembler(5.0, 20.0)
+    released = set()
+    for study, now in sorted(arrivals, key=lambda one: one[1]):
+        released.update(assembler.due(now))
+        assembler.arrived(study, now)
+        assert now <= assembler.next_due() <= now + 5.0
+    while (now := assembler.next_due()) is not None:
+        released.update(due := assembler.due(now))
+        assert due
+    assert released == {study for study, _ in arrivals}

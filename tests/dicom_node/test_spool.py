@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dicom_node import uids
+from dicom_node.commitment import CommitmentReport
+from dicom_node.spool import Filed, Spool, SpoolFull
+from tests.dicom_node.build import arrival, data_set_bytes, encoded, film
+
+SYNTAX = uids.EXPLICIT_VR_LITTLE_ENDIAN
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    return spool
+
+
+def keep(spool: Spool, content: bytes) -> Filed:
+    return spool.store(content, transfer_syntax_uid=SYNTAX, arrival=arrival())[1]
+
+
+def test_keeps_the_bytes_as_they_came(spool: Spool) -> None:
+    """After the file meta stand exactly the bytes received."""
+    content = encoded(film())
+    instance, _ = spool.store(content, transfer_syntax_uid=SYNTAX, arrival=arrival())
+    assert data_set_bytes(instance.path) == content
+
+
+def test_a_spooled_file_is_a_part_10_file(spool: Spool) -> None:
+    """pydicom reads it, file meta and pixels, without force."""
+    sent = film()
+    instance, _ = spool.store(encoded(sent), transfer_syntax_uid=SYNTAX, arrival=arrival())
+    read = pydicom.dcmread(instance.path)
+    assert read.PixelData == sent.PixelData
+    assert read.file_meta.MediaStorageSOPInstanceUID == sent.SOPInstanceUID
+    assert read.file_meta.SourceApplicationEntityTitle == "MODALITY"
+    assert read.preamble == bytes(128)
+
+
+def test_lists_what_was_stored(spool: Spool) -> None:
+    """Everything that `store` returned is read back from the disk alone."""
+    stored = [
+        spool.store(
+            encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID=f"1.2.3.{number}")),
+            transfer_syntax_uid=SYNTAX,
+            arrival=arrival(),
+        )[0]
+        for number in range(3)
+    ]
+    assert Spool(spool.root).instances("1.2.3") == stored
+
+
+def test_counts_studies_without_reading_them(spool: Spool) -> None:
+    """A study shows how many objects it has and when they came."""
+    for number in range(2):
+        keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID=f"1.2.3.{number}")))
+    (study,) = spool.studies()
+    assert (study.study_instance_uid, study.instances) == ("1.2.3", 2)
+    assert study.first_ns <= study.last_ns
+
+
+def test_an_unknown_study_has_no_instances(spool: Spool) -> None:
+    """What is no study, or no UID at all, is empty."""
+    assert spool.instances("1.2.3") == spool.instances("../reports") == []
+
+
+def test_the_same_again_is_a_duplicate(spool: Spool) -> None:
+    """Same UID and digest: one file."""
+    content = encoded(film())
+    assert [keep(spool, content), keep(spool, content)] == [Filed.NEW, Filed.DUPLICATE]
+    assert len(list(spool.root.glob("studies/*/*"))) == 1
+
+
+def test_other_content_is_kept_beside(spool: Spool) -> None:
+    """Same UID, other content: both files are there, and it is said."""
+    first = film()
+    keep(spool, encoded(first))
+    first.PatientID = "4712"
+    assert keep(spool, encoded(first)) is Filed.CONFLICT
+    assert len(list(spool.root.glob("studies/*/*"))) == 2
+
+
+def test_one_of_many_equal_sends_is_new(spool: Spool) -> None:
+    """Ten threads that file the same object leave one file, new once."""
+    content = encoded(film())
+    with ThreadPoolExecutor(10) as pool:
+        filed = list(pool.map(lambda _: keep(spool, content), range(10)))
+    assert sorted(filed) == [Filed.DUPLICATE] * 9 + [Filed.NEW]
+
+
+def test_a_context_that_is_left_leaves_nothing(spool: Spool) -> None:
+    """An object that is never filed is gone from the disk."""
+    with spool.receive() as incoming:
+        incoming.write(b"abc")
+    assert list(spool.root.glob("incoming/*")) == []
+
+
+def test_refuses_below_the_watermark(tmp_path: Path) -> None:
+    """With less space free than is to be kept, nothing is opened."""
+    spool = Spool(tmp_path, minimum_free_bytes=2**62)
+    spool.prepare()
+    with pytest.raises(SpoolFull):
+        spool.receive()
+
+
+def test_sweeps_what_a_dead_process_left(spool: Spool) -> None:
+    """A temporary file that nobody holds is removed at the start."""
+    stale = spool.root / "incoming" / "x.part"
+    stale.write_bytes(b"abc")
+    spool.prepare()
+    assert not stale.exists()
+
+
+def test_does_not_sweep_what_is_being_written(spool: Spool) -> None:
+    """A start beside a writer leaves the writer's file alone."""
+    with spool.receive() as incoming:
+        Spool(spool.root).prepare()
+        incoming.write(encoded(film()))
+        _, filed = incoming.file(incoming.identity(SYNTAX), SYNTAX, arrival())
+    assert filed is Filed.NEW
+
+
+def test_nobody_else_may_look(spool: Spool) -> None:
+    """Directories are 0700 and files 0600."""
+    keep(spool, encoded(film()))
+    for path in [spool.root, *spool.root.rglob("*")]:
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted
+
+
+def test_keeps_and_drops_outputs(spool: Spool) -> None:
+    """An output is there byte for byte, once however often it is kept, until it is dropped."""
+    spool.keep_output("1.2.3", "1.2.3.4", b"old")
+    path = spool.keep_output("1.2.3", "1.2.3.4", b"abc")
+    assert path.read_bytes() == b"abc"
+    spool.drop_output(path)
+    spool.drop_output(path)
+    assert list(spool.root.glob("outbox/*")) == []
+
+
+def test_drops_nothing_but_outputs(spool: Spool) -> None:
+    """A path outside the outbox is refused."""
+    instance, _ = spool.store(encoded(film()), transfer_syntax_uid=SYNTAX, arrival=arrival())
+    with pytest.raises(ValueError, match="only outputs"):
+        spool.drop_output(instance.path)
+
+
+def test_keeps_and_drops_reports(spool: Spool) -> None:
+    """A commitment report survives a restart until it is dropped."""
+    report = CommitmentReport(transaction_uid="1.2.3", committed=("1.2.4",), failed=(("1.2.5", 0x0112),))
+    spool.keep_report(report)
+    assert list(Spool(spool.root).reports()) == [report]
+    spool.drop_report("1.2.3")
+    assert list(spool.reports()) == []
+
+
+@pytest.mark.parametrize("uid", ["..", "../x", "", "/etc/passwd", "1.2." + "3" * 64])
+def test_a_name_of_a_file_is_a_valid_uid(spool: Spool, uid: str) -> None:
+    """What comes from outside never becomes a path."""
+    with pytest.raises(ValueError, match="UID"):
+        spool.keep_output("1.2.3", uid, b"")
+    with pytest.raises(ValueError, match="UID"):
+        spool.keep_report(CommitmentReport(transaction_uid=uid, committed=(), failed=()))
