@@ -45,7 +45,7 @@ class Intake(Store):
         """
         with self._reading() as connection:
             # Most calls find nothing new: they need not wait for a writer.
-            known = set(connection.execute(_contents(study_instance_uid)).tuples())
+            known = set(connection.execute(_contents(study_instance_uid)))
             if all((one.sop_instance_uid, one.sha256) in known for one in instances):
                 return _answer(connection.execute(_newest_job(study_instance_uid)).one_or_none(), new=0)
         with self._writing() as writer:
@@ -74,7 +74,7 @@ def _answer(job: Row[JobState, int] | None, *, new: int) -> Registration:
 
 
 def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance]) -> Registration:
-    known = set(writer.execute(_contents(uid)).tuples())
+    known = set(writer.execute(_contents(uid)))
     fresh = {(one.sop_instance_uid, one.sha256): one for one in sorted(instances, key=_arrival)}
     fresh = {content: one for content, one in fresh.items() if content not in known}
     generation = writer.execute(

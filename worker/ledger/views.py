@@ -79,7 +79,7 @@ def _status(connection: Connection, now: datetime) -> LedgerStatus:
     deliveries: dict[str, dict[DeliveryState, int]] = {}
     where = (Delivery.destination, Delivery.state)
     per_state = select(*where, func.count()).group_by(*where).order_by(*where)
-    for destination, state, count in connection.execute(per_state).tuples():
+    for destination, state, count in connection.execute(per_state):
         deliveries.setdefault(destination, {})[state] = count
     return LedgerStatus(
         studies=connection.execute(select(func.count()).select_from(Study)).scalar_one(),
@@ -98,7 +98,7 @@ def _counts(
     connection: Connection, column: InstrumentedAttribute[_T], *where: ColumnElement[bool]
 ) -> dict[_T, int]:
     counted = select(column, func.count()).where(*where).group_by(column).order_by(column)
-    return dict(connection.execute(counted).tuples().all())
+    return dict(connection.execute(counted).all())
 
 
 def _ages(connection: Connection, now: datetime) -> dict[str, float]:
@@ -127,9 +127,7 @@ def _summaries(connection: Connection, limit: int) -> list[StudySummary]:
     ).all()
     listed = [row.study_instance_uid for row in rows]
     mine = Image.study_instance_uid
-    images = dict(
-        connection.execute(select(mine, func.count()).where(mine.in_(listed)).group_by(mine)).tuples().all()
-    )
+    images = dict(connection.execute(select(mine, func.count()).where(mine.in_(listed)).group_by(mine)).all())
     deliveries: dict[str, dict[DeliveryState, int]] = {uid: {} for uid in listed}
     per_state = (
         select(Result.study_instance_uid, Delivery.state, func.count())
@@ -138,7 +136,7 @@ def _summaries(connection: Connection, limit: int) -> list[StudySummary]:
         .where(in_force, Result.study_instance_uid.in_(listed))
         .group_by(Result.study_instance_uid, Delivery.state)
     )
-    for uid, state, count in connection.execute(per_state).tuples():
+    for uid, state, count in connection.execute(per_state):
         deliveries[uid][state] = count
     return [
         _record(
