@@ -46,7 +46,7 @@ def write(finding, folder: Path) -> tuple[Path, ...]:
 
 
 def said(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=240, check=False)
     return done.stdout + done.stderr
 
 
