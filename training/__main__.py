@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
 from training import checkpoint, datasets, floor
 from training.card import CARD, write_card
@@ -22,7 +22,7 @@ from training.train import CHECKPOINT, CONFIGURATION, infer
 from training.train import train as train_network
 from worker.settings import DEFAULT_BUNDLE
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 log = get_logger("training")
 
 EVALUATION = "evaluation.json"
@@ -90,6 +90,7 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
 
 @app.command()
 def bundle(
+    *,
     data: Data,
     run: Run,
     config: Config = None,
@@ -116,5 +117,14 @@ def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:
     return evaluation
 
 
+def main() -> None:
+    """Run a command; what we raise on purpose is one sentence, not a traceback."""
+    try:
+        app()
+    except CovarianceError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -55,10 +55,14 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, op
     """Put a run back where it was."""
     model.load_state_dict(_part(tensors, _MODEL))
     average.load_state_dict(_part(tensors, _AVERAGE))
+    parameters = list(model.parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, _OPTIMISER).items():
         index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = tensor
+        kept = state.setdefault(int(index), {})
+        # A fused optimiser walks memory: its state has to lie there as the parameter does.
+        like = parameters[int(index)]
+        kept[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

@@ -69,10 +69,13 @@ def evaluate(
     scores_N = metrics.probabilities(logits_N, temperature)
     points = metrics.operating_points(labels_N[dev_N], scores_N[dev_N], "dev")
     floor_N = fit_floor(statistics_N8[learnt_N], labels_N[learnt_N]).predict_proba(statistics_N8)[:, 1]
+    patients_N = np.array([row.patient_group for row in rows])
     figures = [
-        _measure(name, rows, mask_N, labels_N, scores_N, floor_N, points[0].probability)
-        for name, mask_N in _sets(rows).items()
-        if 0 < labels_N[mask_N].sum() < mask_N.sum()
+        _measure(
+            name, labels_N[set_N], scores_N[set_N], floor_N[set_N], patients_N[set_N], points[0].probability
+        )
+        for name, set_N in _sets(rows).items()
+        if 0 < labels_N[set_N].sum() < set_N.sum()
     ]
     return Evaluation(
         checkpoint_sha256=checkpoint_sha256,
@@ -105,28 +108,24 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _measure(
+def _measure(  # noqa: PLR0917 (parallel columns of one table)
     name: str,
-    rows: Sequence[Row],
-    mask_N: NDArray[np.bool_],
     labels_N: NDArray[np.bool_],
     scores_N: NDArray[np.float64],
     floor_N: NDArray[np.float64],
+    patients_N: NDArray[np.str_],
     threshold: float,
 ) -> Figures:
-    labels, scores = labels_N[mask_N], scores_N[mask_N]
-    patients = [row.patient_group for row, inside in zip(rows, mask_N, strict=True) if inside]
-
-    def estimate(metric: metrics.Metric, values: NDArray[np.float64]) -> Estimate:
-        return metrics.bootstrap(metric, labels, values, patients)
+    def estimate(metric: metrics.Metric, values_N: NDArray[np.float64]) -> Estimate:
+        return metrics.bootstrap(metric, labels_N, values_N, patients_N)
 
     return Figures(
         rows=name,
-        films=len(labels),
-        positive=int(labels.sum()),
-        auroc=estimate(metrics.auroc, scores),
-        floor_auroc=estimate(metrics.auroc, floor_N[mask_N]),
-        sensitivity=estimate(metrics.sensitivity_at(threshold), scores),
-        specificity=estimate(metrics.specificity_at(threshold), scores),
-        brier=metrics.brier(labels, scores),
+        films=len(labels_N),
+        positive=int(labels_N.sum()),
+        auroc=estimate(metrics.auroc, scores_N),
+        floor_auroc=estimate(metrics.auroc, floor_N),
+        sensitivity=estimate(metrics.sensitivity_at(threshold), scores_N),
+        specificity=estimate(metrics.specificity_at(threshold), scores_N),
+        brier=metrics.brier(labels_N, scores_N),
     )

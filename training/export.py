@@ -11,6 +11,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from dicom_node.errors import ConfigurationError
 from training.densenet import DenseNet121
 from training.evaluate import Evaluation
 from worker import preprocess
@@ -19,12 +20,19 @@ from worker.phantom.radiograph import radiograph
 
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 OPSET = 18
-LOGIT_TOLERANCE, CAM_TOLERANCE = 0.1, 0.05
+CAM_TOLERANCE = 0.05
+_FEWEST_CASES = 3
 _PHANTOMS = tuple((seed, opacity) for seed in (11, 12, 13) for opacity in (0.0, 0.5, 1.0))
 
 
 def export(
-    model: DenseNet121, evaluation: Evaluation, directory: Path, *, version: str, training: dict[str, object]
+    model: DenseNet121,
+    evaluation: Evaluation,
+    directory: Path,
+    *,
+    version: str,
+    training: dict[str, object],
+    logit_tolerance: float = 0.1,
 ) -> Manifest:
     """Write model, golden cases and manifest; the manifest comes last, since it names the others.
 
@@ -34,12 +42,17 @@ def export(
         directory: the bundle.
         version: of the bundle.
         training: what the manifest keeps about the run.
+        logit_tolerance: largest difference of a logit with which an engine may serve.
+
+    Raises:
+        ConfigurationError: too few golden cases are clear of the threshold.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_onnx(model, directory / MODEL)
     model_sha256 = _digest(directory / MODEL)
     point = evaluation.operating_points[0]
-    cases = _write_golden(model, directory / GOLDEN, _logit_of(point.probability) * evaluation.temperature)
+    threshold_logit = _logit_of(point.probability) * evaluation.temperature
+    cases = _write_golden(model, directory / GOLDEN, threshold_logit, 2 * logit_tolerance)
     manifest = Manifest(
         name=directory.name,
         version=version,
@@ -52,7 +65,7 @@ def export(
         operating_points=evaluation.operating_points,
         golden=Golden(
             inputs=File(name=GOLDEN, sha256=_digest(directory / GOLDEN)),
-            logit_tolerance=LOGIT_TOLERANCE,
+            logit_tolerance=logit_tolerance,
             cam_tolerance=CAM_TOLERANCE,
             cases=cases,
         ),
@@ -108,8 +121,10 @@ def reference(
     return logits_B.numpy(), cams_Bhw.numpy()
 
 
-def _write_golden(model: DenseNet121, path: Path, threshold_logit: float) -> tuple[GoldenCase, ...]:
-    """Phantoms and what the reference makes of them, but none so near the threshold that noise flips it."""
+def _write_golden(
+    model: DenseNet121, path: Path, threshold_logit: float, margin: float
+) -> tuple[GoldenCase, ...]:
+    """Phantoms and what the reference makes of them, none so near the threshold that rounding flips it."""
     inputs_BHW = np.stack(
         [
             preprocess.to_input(radiograph(seed, rows=1250, columns=1024, opacity=opacity))
@@ -117,7 +132,11 @@ def _write_golden(model: DenseNet121, path: Path, threshold_logit: float) -> tup
         ]
     )
     logits_B, cams_Bhw = reference(model, inputs_BHW)
-    clear_B = np.abs(logits_B - threshold_logit) > 2 * LOGIT_TOLERANCE
+    clear_B = np.abs(logits_B - threshold_logit) > margin
+    if clear_B.sum() < _FEWEST_CASES:
+        raise ConfigurationError(
+            "Nearly every golden case lies at the threshold: this model decides nothing."
+        )
     np.savez_compressed(path, inputs_BHW=inputs_BHW[clear_B], cams_Bhw=cams_Bhw[clear_B])
     return tuple(
         GoldenCase(name=f"phantom-{seed}-opacity-{opacity}", logit=float(logit))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score, roc_curve
+from scipy.stats import rankdata
+from sklearn.metrics import roc_curve
 
 from worker.bundle import OperatingPoint
 
 Labels = NDArray[np.bool_]
-Scores = NDArray[np.float64]
+Scores = NDArray[np.floating[Any]]
 Metric = Callable[[Labels, Scores], float]
 _RESAMPLES = 1000
 _TARGET = 0.95
@@ -34,7 +36,10 @@ class Estimate:
 
 def auroc(labels_N: Labels, scores_N: Scores) -> float:
     """Area under the ROC curve: the chance that a positive film outranks a negative one."""
-    return float(roc_auc_score(labels_N, scores_N))
+    # By ranks, ties shared (Mann-Whitney): twenty times as fast as by the curve, for the bootstrap's sake.
+    positive, negative = labels_N.sum(), (~labels_N).sum()
+    excess = rankdata(scores_N)[labels_N].sum() - positive * (positive + 1) / 2
+    return float(excess / (positive * negative))
 
 
 def sensitivity_at(threshold: float) -> Metric:
@@ -53,7 +58,7 @@ def brier(labels_N: Labels, scores_N: Scores) -> float:
 
 
 def bootstrap(
-    metric: Metric, labels_N: Labels, scores_N: Scores, patients_N: Sequence[str], *, seed: int = 0
+    metric: Metric, labels_N: Labels, scores_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0
 ) -> Estimate:
     """A metric with its 95 % percentile interval over resampled patients.
 
@@ -61,7 +66,7 @@ def bootstrap(
     drawn again.
     """
     random = np.random.default_rng(seed)
-    _, group_N = np.unique(np.asarray(patients_N), return_inverse=True)
+    _, group_N = np.unique(patients_N, return_inverse=True)
     members = [np.flatnonzero(group_N == group) for group in range(group_N.max() + 1)]
     values: list[float] = []
     while len(values) < _RESAMPLES:

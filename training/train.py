@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from dicom_node.errors import ConfigurationError
@@ -21,6 +20,7 @@ from training import checkpoint, datasets
 from training.augment import augment, plain, shrink
 from training.datasets import Row
 from training.densenet import DenseNet121
+from training.metrics import auroc
 from training.provenance import RunRecord, commit, positive_weight
 from training.settings import TrainingSettings
 
@@ -92,7 +92,7 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
         }
         if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
             logits = infer(average, plain(inputs_NHW[watched], settings.size_of(epoch)))
-            entry["dev_auroc"] = float(roc_auc_score(labels_N[watched], logits))
+            entry["dev_auroc"] = auroc(labels_N[watched], logits)
         entry["seconds"] = round(time.monotonic() - started, 1)
         with (run / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
