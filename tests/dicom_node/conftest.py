@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pynetdicom import AE, evt
 from dicom_node.server import StorageServer
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool, SpooledInstance
-from tests.dicom_node.build import Listening
+from tests.dicom_node.build import Listening, eventually
 
 
 @pytest.fixture
@@ -51,3 +52,14 @@ def serve() -> Iterator[Callable[..., int]]:
             return port
 
         yield start
+
+
+@pytest.fixture
+def broker(program: Callable[[str], str], tmp_path: Path) -> Iterator[str]:
+    """A Redis on a socket of its own; its path."""
+    path = tmp_path / "redis.sock"
+    command = [program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
+        eventually(path.exists)
+        yield str(path)
+        process.terminate()
