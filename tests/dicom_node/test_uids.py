@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from dicom_node.status import Verdict, verdict_of
+from dicom_node.uids import derive_uid, is_valid_uid
+
+
+@pytest.mark.parametrize("uid", ["1.2", "0.0", "1.2.840.10008.1.2", "1." + "2" * 62, "2.25.0"])
+def test_knows_a_uid(uid: str) -> None:
+    """Digits and dots, at most 64 characters."""
+    assert is_valid_uid(uid)
+
+
+@pytest.mark.parametrize(
+    "uid",
+    ["", "1", ".", "..", "1.", ".1", "1..2", "1.02", "1.2\n", "1.2 ", "../1", "1/2", "1.a", "1." + "2" * 63]
+    + ["1.\u0662", "1.2\0"],
+)
+def test_knows_what_is_no_uid(uid: str) -> None:
+    """Nothing that could leave its directory, and nothing beyond PS3.5 9.1."""
+    assert not is_valid_uid(uid)
+
+
+def test_derives_the_same_uid_for_ever() -> None:
+    """A derived UID is part of what is in other people's archives: it may never change."""
+    assert derive_uid("1.2.3", "a") == "2.25.236692757732529723132473919611510149510"
+    assert derive_uid("1.2.3", "a") != derive_uid("1.2.3a")
+    assert is_valid_uid(derive_uid("1.2.3", "a"))
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (0x0000, Verdict.STORED),
+        (0xB000, Verdict.STORED),
+        (0xB007, Verdict.STORED),
+        (0xA700, Verdict.RETRY),
+        (0xA7FF, Verdict.RETRY),
+        (0x0213, Verdict.RETRY),
+        (0xA900, Verdict.DEAD_LETTER),
+        (0xC000, Verdict.DEAD_LETTER),
+        (0x0110, Verdict.DEAD_LETTER),
+        (0x0122, Verdict.PARK),
+        (0x0124, Verdict.PARK),
+    ],
+)
+def test_decides_by_the_status(status: int, verdict: Verdict) -> None:
+    """What a sender does after a C-STORE."""
+    assert verdict_of(status) is verdict
