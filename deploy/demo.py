@@ -37,7 +37,7 @@ _MARK = ".covariance-demo"
 _START_SECONDS = 120.0
 _PATIENCE_SECONDS = 60.0
 _SECONDS_A_STUDY = 15.0
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.2
 _PORT_FOR_A_REAL_PACS = 11112
 _AE_TITLE = "COVARIANCE"
 _PHANTOM_NOTE = "A phantom is no patient: its score means nothing. It shows that the way works."
@@ -54,10 +54,11 @@ def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: st
         peer = parse_target(pacs, calling_ae=_AE_TITLE) if pacs else _stand_in(stack, folder, port)
         _configure(folder, port=port, peer=peer, host="0.0.0.0" if pacs else "127.0.0.1", verify=verify)  # noqa: S104 (a real PACS reports to us)
         with console.status("Starting node, worker, deliverer and broker"):
-            stack.enter_context(_running_stack(folder))
+            stack.enter_context(_running_stack(folder, console))
             samples = making.result()
         what = f"{peer.ae_title} at {peer.host}:{peer.port}"
-        console.print(f"[green]✓[/] Stack up, {'PACS' if pacs else 'a stand-in PACS'}: {what}")
+        role = "a real PACS" if pacs else "a stand-in PACS"
+        console.print(f"[green]✓[/] Stack up after {time.monotonic() - began:.0f} s, with {role}: {what}")
         node = Peer(ae_title=_AE_TITLE, host="127.0.0.1", port=port, calling_ae="DEMO-MODALITY", timeout=30.0)
         with console.status("Sending"):
             images = _send(samples, (node, peer))
@@ -65,7 +66,7 @@ def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: st
         ledger = stack.enter_context(open_ledger(load_settings(), migrate=True))
         overlays = _Overlays(folder / "overlays", _held(folder / "pacs"))
         rows = _watch(console, ledger, samples, overlays, proof_expected=verify != "none")
-    _conclude(console, rows, folder, phantoms=studies is None, seconds=time.monotonic() - began)
+        _conclude(console, rows, folder, phantoms=studies is None, seconds=time.monotonic() - began)
     return 0 if all(row.succeeded for row in rows) else 1
 
 
@@ -122,7 +123,7 @@ def _configure(folder: Path, *, port: int, peer: Peer, host: str, verify: str) -
 
 
 @contextmanager
-def _running_stack(folder: Path) -> Iterator[None]:
+def _running_stack(folder: Path, console: Console) -> Iterator[None]:
     """Run `covariance up` until the block ends.
 
     Raises:
@@ -148,8 +149,9 @@ def _running_stack(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(readable)
-        process.terminate()
-        process.wait()
+        with console.status("Stopping"):
+            process.terminate()
+            process.wait()
 
 
 def _send(samples: Sequence[Sample], peers: Sequence[Peer]) -> int:
@@ -201,21 +203,24 @@ def _watch(
 ) -> list[StudyProgress]:
     """Show how the studies get on until all are finished or patience ends."""
     deadline = time.monotonic() + _PATIENCE_SECONDS + _SECONDS_A_STUDY * len(samples)
-    rows: list[StudyProgress] = []
-    with Live(console=console, auto_refresh=False) as live:
-        while time.monotonic() < deadline and not (rows and all(row.finished for row in rows)):
-            time.sleep(_LOOK_SECONDS)
-            rows = []
-            for sample in samples:
+    rows = {
+        one.study_instance_uid: progress_of(None, label=one.label, images=len(one.items)) for one in samples
+    }
+    with Live(progress_table(list(rows.values())), console=console, auto_refresh=False) as live:
+        while time.monotonic() < deadline:
+            for sample in (one for one in samples if not rows[one.study_instance_uid].finished):
                 record = ledger.study(sample.study_instance_uid)
                 for result in record.results if record else ():
                     overlays.save(sample.label, result.outputs)
-                images = len(sample.items)
-                rows.append(
-                    progress_of(record, label=sample.label, images=images, proof_expected=proof_expected)
+                rows[sample.study_instance_uid] = progress_of(
+                    record, label=sample.label, images=len(sample.items), proof_expected=proof_expected
                 )
-            live.update(progress_table(rows), refresh=True)
-    return rows
+            live.update(progress_table(list(rows.values())), refresh=True)
+            if all(row.finished for row in rows.values()):
+                break
+            time.sleep(_LOOK_SECONDS)
+    console.print()
+    return list(rows.values())
 
 
 def _conclude(

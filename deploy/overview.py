@@ -52,7 +52,9 @@ def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
     console = Console(highlight=False)
     console.print(_stations(state))
     if state["last_studies"]:
-        console.print(_studies(state["last_studies"]))
+        console.print()
+        # A UID is there to be copied: a line may be longer than the window.
+        Console(highlight=False, width=max(console.width, 120)).print(_studies(state["last_studies"]))
 
 
 def _spool(settings: Settings, ledger: Ledger) -> dict[str, int]:
@@ -93,25 +95,17 @@ def _stations(state: Mapping[str, Any]) -> Table:
 
 
 def _counts(counts: Mapping[str, int]) -> Text:
-    parts = [
-        (f"{count} {name.replace('_', ' ')}", _STYLES.get(name, ""))
-        for name, count in counts.items()
-        if count
-    ]
-    return (
-        Text(", ").join([Text(words, style=style) for words, style in parts])
-        if parts
-        else Text("none", "dim")
-    )
+    parts = [Text(f"{count} ").append_text(_word(name)) for name, count in counts.items() if count]
+    return Text(", ").join(parts) if parts else Text("none", "dim")
 
 
 def _studies(studies: list[dict[str, Any]]) -> Table:
-    table = Table("study", "images", "generation", "job", "decision", "probability", "deliveries", box=None)
+    table = Table("study", "images", "job", "decision", "prob.", "deliveries", box=None, padding=(0, 2, 0, 0))
+    table.columns[0].no_wrap = True
     for one in studies:
         table.add_row(
             one["study_instance_uid"],
             str(one["images"]),
-            str(one["generation"]),
             _word(one["job"]),
             _word(one["decision"]),
             "" if one["probability"] is None else f"{one['probability']:.3f}",
@@ -121,7 +115,9 @@ def _studies(studies: list[dict[str, Any]]) -> Table:
 
 
 def _word(value: str | None) -> Text:
-    return Text((value or "-").replace("_", " "), style=_STYLES.get(value or "", ""))
+    """A state in words and in its colour; a reason stays the code that it is."""
+    words = (value or "-").replace("_", " ") if not value or value.islower() else value
+    return Text(words, style=_STYLES.get(value or "", ""))
 
 
 def print_study(settings: Settings, study: str, *, as_json: bool) -> None:
@@ -163,7 +159,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
                 f"  from {one.calling_ae} at {_time(one.received_at)}  ",
                 _word(one.disposition),
                 f"  p={one.probability:.3f}" if one.probability is not None else "",
-                f"  {one.reason}: {one.sentence}" if one.reason else "",
+                _why(one.reason, one.sentence),
             )
             for one in record.images
         ],
@@ -176,7 +172,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
                 _word(one.state),
                 f"  attempt {one.attempt}",
                 f"  finished {_time(one.finished_at)}" if one.finished_at else "",
-                f"  {one.reason}: {one.sentence}" if one.reason else "",
+                _why(one.reason, one.sentence),
             )
             for one in record.jobs
         ],
@@ -203,6 +199,10 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
             ],
         )
     yield "events", [Text(f"{one.seq}  {one.at}  {one.kind}") for one in record.events]
+
+
+def _why(reason: str | None, sentence: str | None) -> str:
+    return "  " + ": ".join(part for part in (reason, sentence) if part) if reason else ""
 
 
 def _time(at: datetime | None) -> str:

@@ -13,6 +13,8 @@ from rich.text import Text
 from worker.findings import Role
 from worker.ledger import DeliveryState, JobState, OutputRecord, StudyRecord
 
+_RULED = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+_CAPTION = "Seconds: wait for a worker, score, store at the PACS, proof that it has it."
 _PROVEN = {DeliveryState.COMMITTED, DeliveryState.VERIFIED}
 _STUCK = {DeliveryState.FAILED, DeliveryState.PARKED}
 
@@ -27,7 +29,7 @@ class StudyProgress:
     """`positive`, `negative`, a reason, or how far it has come."""
     probability: float | None = None
     seconds: tuple[float | None, ...] = (None,) * 4
-    """From the last image to the claim, scoring, to the PACS, until proven."""
+    """From the last image to the claim, from there to the record, to the PACS, until proven."""
     reports: tuple[int, int] = (0, 0)
     """Structured reports that the PACS has proven, and all."""
     captures: tuple[int, int] = (0, 0)
@@ -96,21 +98,21 @@ def _count(outputs: Sequence[OutputRecord], role: Role, good: set[DeliveryState]
 
 def progress_table(rows: Sequence[StudyProgress]) -> Table:
     """The studies with what came of them; times in seconds."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=_RULED, header_style="bold", padding=(0, 1, 0, 0), caption=_CAPTION, show_edge=False)
+    table.caption_justify = "left"
     table.add_column("study", no_wrap=True)
-    table.add_column("images", justify="right")
-    table.add_column("decision", no_wrap=True, min_width=11)
-    for name in ("probability", "queued", "scored", "stored", "proven"):
+    table.add_column("decision", no_wrap=True, min_width=len("NOT_FRONTAL"))
+    table.add_column("prob.", justify="right", no_wrap=True)
+    for name in ("wait", "score", "store", "proof"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("SR", "SC", "committed"):
-        table.add_column(name, justify="center", no_wrap=True)
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(
             row.label,
-            str(row.images),
             _decision(row),
             "" if row.probability is None else f"{row.probability:.3f}",
-            *("" if one is None else f"{one:.1f} s" for one in row.seconds),
+            *("" if one is None else f"{one:.1f}" for one in row.seconds),
             _ticks(*row.reports),
             _ticks(*row.captures),
             Text("yes", "bold green") if row.succeeded else Text("no", "bold red") if row.finished else "",

@@ -20,11 +20,11 @@ from worker.phantom import phantom_dataset
 _MONOCHROME1 = {"modality": "DX", "photometric": "MONOCHROME1", "bits": 14}
 _PHANTOMS: Sequence[tuple[str, int, Sequence[dict[str, Any]]]] = (
     ("PA", 1, ({},)),
-    ("PA, opacities", 2, ({"opacity": 1.0},)),
-    ("PA and lateral", 3, ({}, {"view": "LL"})),
+    ("PA opacities", 2, ({"opacity": 1.0},)),
+    ("PA + lateral", 3, ({}, {"view": "LL"})),
     ("lateral only", 4, ({"view": "LL"},)),
-    ("PA, DX, MONOCHROME1, 14 bit", 5, (_MONOCHROME1,)),
-    ("PA, opacities, DX", 6, ({"opacity": 0.7, "modality": "DX"},)),
+    ("DX inverted", 5, (_MONOCHROME1,)),
+    ("DX opacities", 6, ({"opacity": 0.7, "modality": "DX"},)),
 )
 
 

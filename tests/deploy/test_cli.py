@@ -1,0 +1,91 @@
+"""What a script sees of the command: exit codes, and one sentence on stderr."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from worker.ledger import open_ledger
+from worker.settings import Settings
+
+
+@pytest.fixture
+def ledger(invoke):
+    """An empty ledger where the command looks for it."""
+    with open_ledger(Settings(), migrate=True) as opened:
+        yield opened
+
+
+def test_version_is_printed(invoke):
+    """`--version` names the program and its version."""
+    done = invoke("--version")
+    assert (done.exit_code, done.output.split()[0]) == (0, "covariance")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["score"],
+        ["--config", "nowhere.toml", "status"],
+        ["config", "check", "nowhere.toml"],
+        ["send", "film.dcm", "--to", "no-target"],
+        ["audit", "verify", "--expect", "no-head"],
+        ["status"],
+    ],
+)
+def test_wrong_usage_or_settings_are_exit_code_2(invoke, arguments):
+    """What must be changed by people first ends with 2."""
+    assert invoke(*arguments).exit_code == 2
+
+
+def test_an_error_is_one_sentence_on_stderr(covariance):
+    """An expected error is one line without a traceback, and nothing goes to stdout."""
+    done = covariance("--config", "nowhere.toml", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "covariance: There is no settings file nowhere.toml: name one that exists.\n"
+
+
+def test_help_loads_nothing_heavy(covariance):
+    """`--help` answers without the libraries of the stations."""
+    done = covariance("--help", PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not loaded & {"numpy", "pydicom", "sqlalchemy", "celery", "cv2", "openvino", "pydantic"}
+
+
+def test_status_counts_as_json(invoke, ledger):
+    """`status --json` is one JSON document with a count for every station."""
+    done = invoke("status", "--json")
+    assert done.exit_code == 0, done.output
+    state = json.loads(done.stdout)
+    assert state["images"] == {"pending": 0, "scored": 0, "by_policy": 0, "quarantined": 0}
+    assert state["queue"] == {"waiting": None}
+
+
+def test_show_of_an_unknown_study_fails(invoke, ledger):
+    """A study that nobody knows is exit code 1, with a sentence."""
+    done = invoke("show", "1.2.3")
+    assert done.exit_code == 1
+    assert "No study in the ledger ends with 1.2.3" in done.stderr
+
+
+def test_retry_says_when_there_is_nothing_to_do(invoke, ledger):
+    """`retry` on a clean ledger changes nothing and is no failure."""
+    done = invoke("retry")
+    assert (done.exit_code, done.stdout) == (0, "Nothing was set aside.\n")
+
+
+def test_audit_verify_of_a_sound_chain(invoke, ledger):
+    """A sound chain is exit code 0, and its head is printed to be kept elsewhere."""
+    done = invoke("audit", "verify")
+    assert done.exit_code == 0
+    assert f"--expect 0:{'0' * 64}" in done.stdout
+
+
+def test_audit_verify_of_a_cut_chain(invoke, ledger):
+    """A chain that is shorter than the head that was kept is exit code 1."""
+    done = invoke("audit", "verify", "--expect", f"3:{'a' * 64}")
+    assert done.exit_code == 1
+    assert "3 were noted" in done.stdout
