@@ -125,7 +125,7 @@ class Deliverer:
                 self._ledger.delivery_verified(one.delivery_id)
             else:
                 not_before = datetime.now(UTC) + backoff(one.attempts, self._settings)
-                self._ledger.delivery_retry(one.delivery_id, None, not_before)
+                self._ledger.delivery_missing(one.delivery_id, not_before)
 
     def _open_breaker(self, due: Sequence[DueDelivery], sentence: str) -> None:
         self._closed_until = datetime.now(UTC) + backoff(self._failures, self._settings)

@@ -14,10 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from dicom_node.errors import ConfigurationError
 from worker.ledger import migrate as migration
 from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain
-from worker.ledger.deliveries import CommitmentOutcome, Deliveries, DroppableOutput, DueDelivery
+from worker.ledger.commitments import CommitmentOutcome, Commitments
+from worker.ledger.deliveries import DueDelivery
 from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
+from worker.ledger.outbox import DroppableOutput, Outbox
 from worker.ledger.records import (
     DeliveryRecord,
     EventRecord,
@@ -62,7 +64,7 @@ __all__ = [
 ]
 
 
-class Ledger(Intake, Results, Deliveries, Retry, Views):
+class Ledger(Intake, Results, Commitments, Outbox, Retry, Views):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(

@@ -44,6 +44,7 @@ class Kind(StrEnum):
     COMMITTED = "committed"
     COMMITMENT_FAILED = "commitment_failed"
     VERIFIED = "verified"
+    NOT_FOUND = "not_found"
     RETRIED = "retried"
     OUTPUT_DROPPED = "output_dropped"
 

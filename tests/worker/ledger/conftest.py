@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pwd
@@ -50,7 +51,6 @@ from worker.settings import DatabaseSection, Settings
 
 LEASE = timedelta(seconds=60)
 DESTINATION = "pacs"
-COMPILED: dict[str, dict[Any, Any]] = {"sqlite": {}, "postgresql": {}}
 
 
 class Clock:
@@ -146,9 +146,10 @@ def empty_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ledger") / "template.sqlite3"
+def sqlite_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite3"
     open_ledger(settings_for(f"sqlite:///{path}"), migrate=True).close()
+    shutil.copy(path, path.with_suffix(".template"))
     return path
 
 
@@ -160,11 +161,13 @@ def postgresql_url(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(backend: str, request: pytest.FixtureRequest) -> str:
     """A database with the schema of this version and without a row."""
     if backend == "sqlite":
-        path = tmp_path / "ledger.sqlite3"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        path: Path = request.getfixturevalue("sqlite_path")
+        for beside in ("-wal", "-shm"):
+            path.with_name(path.name + beside).unlink(missing_ok=True)
+        shutil.copy(path.with_suffix(".template"), path)
         return f"sqlite:///{path}"
     url: str = request.getfixturevalue("postgresql_url")
     tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
@@ -188,6 +191,12 @@ def empty_settings(empty_url: str) -> Settings:
     return settings_for(empty_url)
 
 
+@functools.cache
+def engine_for(url: str) -> Engine:
+    """One engine a URL: it keeps compiled statements, which cost more than the database does."""
+    return make_engine(url)
+
+
 @pytest.fixture
 def database(url: str) -> Iterator[Engine]:
     """The database behind the ledger's back; every statement is its own transaction."""
@@ -197,11 +206,9 @@ def database(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def ledger(settings: Settings, backend: str, clock: Clock) -> Iterator[Ledger]:
-    # Every test has a database of its own, but statements need not be compiled for each.
-    engine = make_engine(settings.database.url).execution_options(compiled_cache=COMPILED[backend])
+def ledger(settings: Settings, clock: Clock) -> Iterator[Ledger]:
     key = settings.database.patient_hash_key.get_secret_value().encode()
-    with Ledger(engine, key, clock) as ledger:
+    with Ledger(engine_for(settings.database.url), key, clock) as ledger:
         yield ledger
 
 

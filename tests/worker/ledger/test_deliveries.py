@@ -176,6 +176,20 @@ def test_found_by_query(ledger, given):
     assert given.delivery(delivery).state == "verified"
 
 
+def test_not_found_by_query_is_sent_again(ledger, given, clock):
+    """A stored object that a C-FIND does not find is due again."""
+    delivery = given.stored("1.2")
+    ledger.delivery_missing(delivery.delivery_id, clock.now)
+    assert given.delivery(delivery).state == "due"
+
+
+def test_outage_does_not_take_back_what_is_stored(ledger, given, clock):
+    """A batch that breaks off leaves what was stored before the break as it is."""
+    delivery = given.stored("1.2")
+    ledger.delivery_retry(delivery.delivery_id, None, clock.now)
+    assert (given.delivery(delivery).state, given.delivery(delivery).attempts) == ("stored", 1)
+
+
 def test_cancelled_in_flight_is_stored(ledger, given):
     """An object that was under way when a newer result came is noted as stored, because it is."""
     delivery = given.due("1.2")

@@ -1,0 +1,97 @@
+"""Proof of storage: which objects a destination was asked about, and what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, exists, insert, select, update
+
+from dicom_node.commitment import CommitmentReport
+from worker.ledger.audit import Kind
+from worker.ledger.deliveries import Deliveries, DueDelivery, due_again, facts, move, note
+from worker.ledger.models import Commitment, Delivery, DeliveryState
+from worker.ledger.store import Transaction
+
+_RESEND_CAP = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitmentOutcome:
+    """What a commitment report changed."""
+
+    known: bool
+    """Whether we asked for this transaction."""
+    committed: int
+    failed: int
+    """Objects that the destination does not hold: they are sent again."""
+
+
+class Commitments(Deliveries):
+    """Keeps what was asked, so that an answer may come late, twice, or never."""
+
+    def stored_unverified(self, destination: str, limit: int) -> list[DueDelivery]:
+        """What the destination has stored, and no open commitment request asks about."""
+        is_open = exists().where(
+            Commitment.delivery_id == Delivery.id,
+            Commitment.reported_at.is_(None),
+            Commitment.deadline > self._clock(),
+        )
+        return self._deliveries(destination, (Delivery.state == DeliveryState.STORED, ~is_open), limit)
+
+    def request_commitment(
+        self, delivery_ids: Sequence[int], transaction_uid: str, deadline: datetime
+    ) -> None:
+        """Note that the destination is about to be asked for these objects; once a transaction."""
+        with self._writing() as writer:
+            mine = Commitment.transaction_uid == transaction_uid
+            known = set(writer.execute(select(Commitment.delivery_id).where(mine)).scalars())
+            fresh = [one for one in dict.fromkeys(delivery_ids) if one not in known]
+            if not fresh:
+                return
+            told = {"transaction_uid": transaction_uid, "deadline": deadline}
+            rows = [{**told, "delivery_id": one, "requested_at": writer.now} for one in fresh]
+            writer.execute(insert(Commitment), rows)
+            for row in writer.execute(facts().where(Delivery.id.in_(fresh))).all():
+                note(writer, row, Kind.COMMITMENT_REQUESTED, **told)
+
+    def commitment_reported(self, report: CommitmentReport) -> CommitmentOutcome:
+        """Take over the destination's answer; an answer to an older request counts as well.
+
+        What it does not hold becomes due again, after a pause that doubles with every try.
+        """
+        with self._writing() as writer:
+            mine = Commitment.transaction_uid == report.transaction_uid
+            asked = facts().join(Commitment, Commitment.delivery_id == Delivery.id).where(mine)
+            rows = {row.sop_instance_uid: row for row in writer.execute(asked).all()}
+            committed = [rows[sop] for sop in report.committed if sop in rows]
+            failed = [(rows[sop], reason) for sop, reason in report.failed if sop in rows]
+            answered = [row.id for row in committed] + [row.id for row, _ in failed]
+            if answered:
+                reported = update(Commitment).where(mine, Commitment.delivery_id.in_(answered))
+                writer.execute(reported.values(reported_at=writer.now))
+            return CommitmentOutcome(
+                known=bool(rows),
+                committed=sum(_commit(writer, row, report.transaction_uid) for row in committed),
+                failed=sum(_not_held(writer, row, reason, report.transaction_uid) for row, reason in failed),
+            )
+
+
+def _commit(writer: Transaction, row: Row[Any], transaction_uid: str) -> bool:
+    if row.state in (DeliveryState.COMMITTED, DeliveryState.VERIFIED):
+        return False
+    change = {"state": DeliveryState.COMMITTED, "proven_at": writer.now}
+    move(writer, row, Kind.COMMITTED, change, transaction_uid=transaction_uid)
+    return True
+
+
+def _not_held(writer: Transaction, row: Row[Any], reason: int, transaction_uid: str) -> bool:
+    if row.state is not DeliveryState.STORED:
+        return False
+    pause = min(timedelta(seconds=2.0 ** min(row.attempts, 32)), _RESEND_CAP)
+    change = due_again(row, writer.now + pause)
+    told = {"transaction_uid": transaction_uid, "reason": reason}
+    move(writer, row, Kind.COMMITMENT_FAILED, change, **told)
+    return True

@@ -1,0 +1,58 @@
+"""Which bytes the outbox may let go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import exists, select, update
+
+from worker.ledger.audit import Kind
+from worker.ledger.models import Delivery, DeliveryState, Output, Result
+from worker.ledger.store import Store
+
+_UNPROVEN = (DeliveryState.DUE, DeliveryState.STORED, DeliveryState.FAILED, DeliveryState.PARKED)
+"""States in which the exact bytes may be needed once more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppableOutput:
+    """An output that every destination has answered for."""
+
+    sop_instance_uid: str
+    path: Path
+
+
+class Outbox(Store):
+    """The exact bytes of an output are kept until no destination can ask for them again."""
+
+    def outputs_to_drop(self, *, trusted: Collection[str] = (), limit: int = 1000) -> list[DroppableOutput]:
+        """Outputs whose bytes nobody needs any more: proven, or cancelled, at every destination.
+
+        At the `trusted` destinations stored is enough: they are not asked for proof. An output that goes
+        nowhere stays.
+        """
+        mine = Delivery.output_id == Output.id
+        settled = (Delivery.state == DeliveryState.STORED) & Delivery.destination.in_(trusted)
+        needed = exists().where(mine, Delivery.state.in_(_UNPROVEN), ~settled)
+        droppable = (
+            select(Output.sop_instance_uid, Output.path)
+            .where(Output.dropped_at.is_(None), exists().where(mine), ~needed)
+            .order_by(Output.id)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(droppable).all()
+        return [DroppableOutput(sop_instance_uid=row.sop_instance_uid, path=Path(row.path)) for row in rows]
+
+    def output_dropped(self, sop_instance_uid: str) -> None:
+        """Note that the bytes of an output are no longer kept."""
+        with self._writing() as writer:
+            kept = (Output.sop_instance_uid == sop_instance_uid, Output.dropped_at.is_(None))
+            dropped = update(Output).where(*kept).values(dropped_at=writer.now).returning(Output.result_id)
+            result_id = writer.execute(dropped).scalar_one_or_none()
+            if result_id is not None:
+                study = select(Result.study_instance_uid).where(Result.id == result_id)
+                uid = writer.execute(study).scalar_one()
+                writer.note(Kind.OUTPUT_DROPPED, uid, sop_instance_uid=sop_instance_uid)
