@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from training.evaluate import Figures
-from training.provenance import Provenance
+from training.provenance import Provenance, RunRecord
 from training.settings import TrainingSettings
 from worker.bundle import Manifest, OperatingPoint
 
@@ -77,7 +77,7 @@ A licence that a repository claims is that repository's claim; the originals bel
   `{manifest.recipe}`, {manifest.size} x {manifest.size} pixels.
 - {_stages(settings)}; {settings.films_per_epoch} films an epoch, batch {settings.batch},
   AdamW {settings.learning_rate:g} in one cycle, exponential average of weights ({settings.average:g}), seed {settings.seed}.
-  The last epoch is shipped: `dev` chose no epoch.
+  The last epoch is shipped: `dev` chose no epoch.{_replanned(run)}
 - Augmentation draws anew what gives a publisher away: crop, border, aspect, rotation, mirror, resampling,
   blur, noise, JPEG, covered boxes.
 - Code `{run.commit or "not under version control"}`, torch {run.torch}.
@@ -99,6 +99,13 @@ def _figures(figures: Figures) -> str:
 
 def _point(point: OperatingPoint) -> str:
     return f"| {point.name} | {point.probability:.4f} | {point.sensitivity:.3f} | {point.specificity:.3f} |"
+
+
+def _replanned(run: RunRecord) -> str:
+    if not run.planned_anew:
+        return ""
+    epochs = " and ".join(map(str, run.planned_anew))
+    return f" The stages ahead were planned anew after epoch {epochs}."
 
 
 def _stages(settings: TrainingSettings) -> str:

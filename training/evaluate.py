@@ -111,12 +111,12 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
 def _measure(  # noqa: PLR0917 (parallel columns of one table)
     name: str,
     labels_N: NDArray[np.bool_],
-    scores_N: NDArray[np.float64],
-    floor_N: NDArray[np.float64],
+    scores_N: metrics.Scores,
+    floor_N: metrics.Scores,
     patients_N: NDArray[np.str_],
     threshold: float,
 ) -> Figures:
-    def estimate(metric: metrics.Metric, values_N: NDArray[np.float64]) -> Estimate:
+    def estimate(metric: metrics.Metric, values_N: metrics.Scores) -> Estimate:
         return metrics.bootstrap(metric, labels_N, values_N, patients_N)
 
     return Figures(

@@ -31,6 +31,8 @@ class RunRecord(_Part):
     commit: str
     """Of the code that trained, `-dirty` when it was changed since; empty outside a repository."""
     torch: str
+    planned_anew: tuple[int, ...] = ()
+    """Epochs after which the stages ahead were changed; the settings hold the last plan."""
 
 
 class Source(_Part):

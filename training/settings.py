@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,10 +29,10 @@ class TrainingSettings(_Part):
 
     seed: int = 20201204
     stages: tuple[Stage, ...] = (
-        Stage(size=96, epochs=24),
-        Stage(size=128, epochs=8),
-        Stage(size=192, epochs=3),
-        Stage(size=320, epochs=2),
+        Stage(size=96, epochs=11),
+        Stage(size=128, epochs=3),
+        Stage(size=192, epochs=2),
+        Stage(size=320, epochs=1),
     )
     films_per_epoch: int = Field(default=512, ge=1)
     """Films drawn for an epoch, without replacement; small, so that a checkpoint is never far away."""
@@ -56,6 +58,26 @@ class TrainingSettings(_Part):
                 return stage.size
             epoch -= stage.epochs
         raise IndexError(epoch)
+
+    def rate_at(self, progress: float) -> float:
+        """Learning rate after a share of all epochs."""
+        warm = 0.05
+        if progress < warm:
+            factor = progress / warm
+        else:
+            factor = 0.505 + 0.495 * math.cos(math.pi * (progress - warm) / (1 - warm))
+        return self.learning_rate * max(factor, 0.01)
+
+    def goes_on(self, before: Self, epochs: int) -> bool:
+        """Whether a run with `epochs` behind it, begun with `before`, may go on with these settings.
+
+        The stages ahead may be others, nothing else.
+        """
+        if epochs > min(self.epochs, before.epochs) or self != before.model_copy(
+            update={"stages": self.stages}
+        ):
+            return False
+        return all(self.size_of(epoch) == before.size_of(epoch) for epoch in range(epochs))
 
 
 def read_settings(path: Path) -> TrainingSettings:

@@ -31,8 +31,11 @@ log = get_logger("train")
 def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[np.uint8], run: Path) -> Path:
     """Train, or go on where the run directory stopped.
 
+    A run goes on with the settings and films that it was begun with. Only the stages ahead may be planned
+    anew; the configuration and the model card then say after which epoch.
+
     Args:
-        settings: the run; the same run directory goes on only with the same settings and films.
+        settings: the run.
         rows: the whole catalogue; only `trainable` ones are learnt from, `dev` is looked at.
         inputs_NHW: recipe outputs, `(N, 320, 320)`, in the order of `rows`.
         run: directory for configuration, log and checkpoint.
@@ -46,58 +49,26 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
-    learnt = np.array([row.trainable for row in rows])
-    watched = np.array([row.split == "dev" for row in rows])
-    labels_N = datasets.targets(rows)
-    weight = positive_weight(rows)
-    model = DenseNet121().to(memory_format=torch.channels_last)
-    average = checkpoint.average_of(model)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
-    identity: dict[str, object] = {
-        "settings": settings.model_dump(mode="json"),
-        "data": datasets.digest(rows),
-    }
-    path = run / CHECKPOINT
-    begin = _resume(path, identity, model, average, optimiser)
+    learner = _Learner(settings, positive_weight(rows))
+    record, begin = _begin(settings, rows, run / CHECKPOINT, learner)
     run.mkdir(parents=True, exist_ok=True)
-    record = RunRecord(
-        settings=settings,
-        data=datasets.digest(rows),
-        positive_weight=weight,
-        commit=commit(),
-        torch=torch.__version__,
-    )
     (run / CONFIGURATION).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    views = _Views(inputs_NHW[learnt], labels_N[learnt], settings)
-    steps = math.ceil(settings.films_per_epoch / settings.batch)
+    labels_N = datasets.targets(rows)
+    learnt_N = np.array([row.trainable for row in rows])
+    dev_N = np.array([row.split == "dev" for row in rows])
+    views = _Views(inputs_NHW[learnt_N], labels_N[learnt_N], settings)
     for epoch in range(begin, settings.epochs):
-        started, total = time.monotonic(), 0.0
-        model.train()
-        for step, (pixels, labels) in enumerate(views.batches(epoch)):
-            _set_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
-            optimiser.zero_grad(set_to_none=True)
-            cost = loss(model(pixels)[0], labels)
-            cost.backward()
-            optimiser.step()
-            checkpoint.follow(average, model, settings.average)
-            total += cost.item()
-        checkpoint.write_checkpoint(path, model, average, optimiser, identity | {"epoch": epoch + 1})
-        entry: dict[str, object] = {
-            "epoch": epoch + 1,
-            "size": settings.size_of(epoch),
-            "loss": total / steps,
-        }
-        if (epoch + 1) % settings.evaluate_every == 0 or epoch + 1 == settings.epochs:
-            logits = infer(average, plain(inputs_NHW[watched], settings.size_of(epoch)))
-            entry["dev_auroc"] = auroc(labels_N[watched], logits)
+        started, size, done = time.monotonic(), settings.size_of(epoch), epoch + 1
+        entry: dict[str, object] = {"epoch": done, "size": size, "loss": learner.learn(views, epoch)}
+        learner.save(run / CHECKPOINT, record, done)
+        if done % settings.evaluate_every == 0 or done == settings.epochs:
+            logits_N = infer(learner.average, plain(inputs_NHW[dev_N], size))
+            entry["dev_auroc"] = auroc(labels_N[dev_N], logits_N)
         entry["seconds"] = round(time.monotonic() - started, 1)
         with (run / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         log.info("epoch_done", **entry)
-    return path
+    return run / CHECKPOINT
 
 
 @torch.inference_mode()
@@ -119,49 +90,77 @@ class _Views:
     ) -> None:
         self._inputs_NHW, self._labels_N, self._settings = inputs_NHW, labels_N, settings
         self._size, self._films_NHW = 0, inputs_NHW
+        self._count = min(settings.films_per_epoch, len(labels_N))
+        self.steps = math.ceil(self._count / settings.batch)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        size, settings = self._settings.size_of(epoch), self._settings
+        size, batch = self._settings.size_of(epoch), self._settings.batch
         if size != self._size:
             self._size, self._films_NHW = size, shrink(self._inputs_NHW, size)
-        random = np.random.default_rng((settings.seed, epoch))
-        count = min(settings.films_per_epoch, len(self._labels_N))
-        order = random.permutation(len(self._labels_N))[:count]
-        for start in range(0, count, settings.batch):
-            chosen = order[start : start + settings.batch]
+        random = np.random.default_rng((self._settings.seed, epoch))
+        order = random.permutation(len(self._labels_N))[: self._count]
+        for start in range(0, self._count, batch):
+            chosen = order[start : start + batch]
             views = np.stack([augment(self._films_NHW[i], size, random) for i in chosen])
             yield _pixels(views), torch.from_numpy(self._labels_N[chosen].astype(np.float32))
+
+
+class _Learner:
+    """The network, its average and its optimiser."""
+
+    def __init__(self, settings: TrainingSettings, weight: float) -> None:
+        self.settings = settings
+        self.model = DenseNet121().to(memory_format=torch.channels_last)
+        self.average = checkpoint.average_of(self.model)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
+
+    def learn(self, views: _Views, epoch: int) -> float:
+        """One epoch; the mean loss of its steps."""
+        self.model.train()
+        total = 0.0
+        for step, (pixels_B1HW, labels_B) in enumerate(views.batches(epoch)):
+            rate = self.settings.rate_at((epoch + step / views.steps) / self.settings.epochs)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self.optimiser.zero_grad(set_to_none=True)
+            loss = self._loss(self.model(pixels_B1HW)[0], labels_B)
+            loss.backward()
+            self.optimiser.step()
+            checkpoint.follow(self.average, self.model, self.settings.average)
+            total += loss.item()
+        return total / views.steps
+
+    def save(self, path: Path, record: RunRecord, epochs: int) -> None:
+        metadata = {"run": record.model_dump(mode="json"), "epochs": epochs}
+        checkpoint.write_checkpoint(path, self.model, self.average, self.optimiser, metadata)
 
 
 def _pixels(inputs_BHW: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(inputs_BHW[:, None].astype(np.float32) / np.float32(255))
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, settings: TrainingSettings, progress: float) -> None:
-    warm = 0.05
-    factor = (
-        progress / warm
-        if progress < warm
-        else 0.505 + 0.495 * math.cos(math.pi * (progress - warm) / (1 - warm))
+def _begin(
+    settings: TrainingSettings, rows: Sequence[Row], path: Path, learner: _Learner
+) -> tuple[RunRecord, int]:
+    """The run's record, and how many epochs its checkpoint has behind it."""
+    record = RunRecord(
+        settings=settings,
+        data=datasets.digest(rows),
+        positive_weight=positive_weight(rows),
+        commit=commit(),
+        torch=torch.__version__,
     )
-    for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * max(factor, 0.01)
-
-
-def _resume(
-    path: Path,
-    identity: dict[str, object],
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> int:
     if not path.exists():
-        return 0
+        return record, 0
     metadata, tensors = checkpoint.read_checkpoint(path)
-    epoch = metadata.pop("epoch")
-    if metadata != json.loads(json.dumps(identity)):
+    epochs, before = int(str(metadata["epochs"])), RunRecord.model_validate(metadata["run"])
+    if before.data != record.data or not settings.goes_on(before.settings, epochs):
         raise ConfigurationError(
             f"The run {path.parent} has other settings or films: choose a new directory."
         )
-    checkpoint.restore(tensors, model, average, optimiser)
-    return int(str(epoch))
+    checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
+    anew = before.planned_anew + ((epochs,) if before.settings != settings else ())
+    return record.model_copy(update={"planned_anew": anew}), epochs
