@@ -11,13 +11,11 @@ Everything appears by rename after its bytes are on the disk, and the directory 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import threading
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,10 +24,13 @@ from types import TracebackType
 from typing import Self
 
 from dicom_node.commitment import CommitmentReport
+from dicom_node.durable import Part, make_directory, sweep, synchronise
 from dicom_node.errors import Retryable
 from dicom_node.file_meta import HEAD_BYTES, Head, Provenance, read_head, write_head
 from dicom_node.header import Identity, read_identity
 from dicom_node.uids import is_valid_uid
+
+_REMEMBERED_STUDIES = 10_000
 
 
 class SpoolFull(Retryable):
@@ -95,23 +96,21 @@ class Spool:
         self._reports = root / "reports"
         self._outbox = root / "outbox"
         self._filing = threading.Lock()
+        self._durable: set[str] = set()
 
     def prepare(self) -> None:
         """Make the directories, and sweep the temporary files of processes that are gone."""
-        for directory in (self.root, self._incoming, self._studies, self._reports, self._outbox):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _synchronise(directory.parent)
-        for part in self._incoming.glob("*.part"):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
-                # The lock dies with its process: who still writes is left alone.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.unlink()
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (self._incoming, self._studies, self._reports, self._outbox):
+            make_directory(directory)
+        sweep(self._incoming)
 
     # What came in
 
     def receive(self) -> Incoming:
         """Open a place for an object about to arrive. Raises `SpoolFull`, `OSError`."""
-        return Incoming(self, self._open_part())
+        # The head is written when the series is known.
+        return Incoming(self._open_part(start=HEAD_BYTES), self._file)
 
     def store(
         self, data_set: bytes, *, transfer_syntax_uid: str, arrival: Arrival
@@ -143,30 +142,32 @@ class Spool:
         found = [_read_instance(path) for path in paths]
         return sorted(found, key=lambda instance: (instance.received_at, instance.path.name))
 
-    def _file(self, part: _Part, name: str, study: str) -> tuple[Path, Filed]:
+    def _file(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
         """Give a part its name in its study, durably; exactly one of equal parts is `NEW`."""
-        directory = self._study_directory(study)
+        directory = self._study_directory(study_instance_uid)
         path = directory / name
         prefix = name[: name.index("_") + 1]
         part.synchronise()
         with self._filing:
             known = [entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix)]
             if name in known:
-                part.discard()
                 filed = Filed.DUPLICATE
             else:
                 # Rename after fsync: a 0x0000 we cannot honour loses an image.
-                part.path.rename(path)
+                part.rename(path)
                 filed = Filed.CONFLICT if known else Filed.NEW
         # A duplicate waits for it as well: who came first may not be that far.
-        _synchronise(directory)
+        synchronise(directory)
         return path, filed
 
-    def _study_directory(self, study: str) -> Path:
-        directory = self._studies / study
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, exist_ok=True)
-            _synchronise(self._studies)
+    def _study_directory(self, study_instance_uid: str) -> Path:
+        directory = self._studies / study_instance_uid
+        # Another thread may have made it and not be done: whoever has not seen it durable synchronises.
+        if study_instance_uid not in self._durable or not directory.is_dir():
+            make_directory(directory)
+            if len(self._durable) >= _REMEMBERED_STUDIES:
+                self._durable.clear()
+            self._durable.add(study_instance_uid)
         return directory
 
     # What is to go out
@@ -175,9 +176,7 @@ class Spool:
         """Keep the exact bytes of an output; the same output again replaces itself."""
         _require_uids(study_instance_uid, sop_instance_uid)
         directory = self._outbox / study_instance_uid
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, exist_ok=True)
-            _synchronise(self._outbox)
+        make_directory(directory)
         path = directory / f"{sop_instance_uid}.dcm"
         self._write(path, content)
         return path
@@ -217,56 +216,31 @@ class Spool:
         _require_uids(transaction_uid)
         (self._reports / f"{transaction_uid}.json").unlink(missing_ok=True)
 
-    def _open_part(self) -> _Part:
+    def _open_part(self, *, start: int = 0) -> Part:
         space = os.statvfs(self._incoming)
         if space.f_bavail * space.f_frsize < self._minimum_free_bytes:
             raise SpoolFull("less space is free in the spool than spool.minimum_free_bytes")
-        return _Part(self._incoming / f"{uuid.uuid4().hex}.part")
+        return Part(self._incoming, start=start)
 
     def _write(self, path: Path, content: bytes) -> None:
         part = self._open_part()
         try:
-            part.write(content)
+            part.append(content)
             part.synchronise()
-            part.path.rename(path)
+            part.rename(path)
         finally:
             part.discard()
-        _synchronise(path.parent)
-
-
-class _Part:
-    """A temporary file; its lock says that its process lives."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
-
-    def write(self, content: bytes | memoryview) -> None:
-        written = os.write(self.descriptor, content)
-        while written < len(content):
-            written += os.write(self.descriptor, memoryview(content)[written:])
-
-    def synchronise(self) -> None:
-        os.fdatasync(self.descriptor)
-
-    def discard(self) -> None:
-        """Close, and remove what has not been renamed."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-            self.path.unlink(missing_ok=True)
+        synchronise(path.parent)
 
 
 class Incoming:
     """An object while it arrives. Leaving its context without `file` leaves nothing behind."""
 
-    def __init__(self, spool: Spool, part: _Part) -> None:
-        self._spool = spool
+    def __init__(self, part: Part, file: Callable[[Part, str, str], tuple[Path, Filed]]) -> None:
         self._part = part
+        self._file = file
         self._digest = hashlib.sha256()
         self.size = 0
-        os.lseek(part.descriptor, HEAD_BYTES, os.SEEK_SET)  # the head is written when the series is known
 
     def __enter__(self) -> Self:
         return self
@@ -278,17 +252,14 @@ class Incoming:
 
     def write(self, content: bytes | memoryview) -> None:
         """Append to the data set. Raises `OSError`."""
-        self._part.write(content)
+        self._part.append(content)
         self._digest.update(content)
         self.size += len(content)
 
     def identity(self, transfer_syntax_uid: str) -> Identity:
         """Which object has arrived. Raises `UnreadableDataSet`."""
-        descriptor = self._part.descriptor
         return read_identity(
-            lambda offset, count: os.pread(descriptor, count, HEAD_BYTES + offset),
-            self.size,
-            transfer_syntax_uid,
+            lambda offset, count: self._part.read(HEAD_BYTES + offset, count), self.size, transfer_syntax_uid
         )
 
     def file(
@@ -308,9 +279,9 @@ class Incoming:
                 received_at=arrival.received_at.astimezone(UTC).isoformat(timespec="microseconds"),
             ),
         )
-        os.pwrite(self._part.descriptor, write_head(head), 0)
+        self._part.overwrite(write_head(head), 0)
         name = f"{identity.sop_instance_uid}_{sha256}.dcm"
-        path, filed = self._spool._file(self._part, name, identity.study_instance_uid)
+        path, filed = self._file(self._part, name, identity.study_instance_uid)
         instance = SpooledInstance(
             study_instance_uid=identity.study_instance_uid,
             series_instance_uid=identity.series_instance_uid,
@@ -356,11 +327,3 @@ def _require_uids(*values: str) -> None:
     for value in values:
         if not is_valid_uid(value):
             raise ValueError("what names a file must be a valid UID")
-
-
-def _synchronise(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,94 @@
+"""Files that are on the disk when we say so: written aside, synchronised, renamed, directory synchronised."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import uuid
+from pathlib import Path
+
+_WRITEBACK_BYTES = 1_048_576
+_SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only
+
+
+class Part:
+    """A temporary file in `directory`; its lock says that its process lives. Raises `OSError` throughout."""
+
+    def __init__(self, directory: Path, *, start: int = 0) -> None:
+        self._path = directory / f"{uuid.uuid4().hex}.part"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._end = self._announced = os.lseek(self._descriptor, start, os.SEEK_SET)
+        self._renamed = False
+
+    def append(self, content: bytes | memoryview) -> None:
+        """Write behind what has been written."""
+        written = os.write(self._descriptor, content)
+        while written < len(content):
+            written += os.write(self._descriptor, memoryview(content)[written:])
+        self._end += written
+        if _sync_file_range is not None and self._end - self._announced >= _WRITEBACK_BYTES:
+            # Only a hint that saves a third of the time: the disk works while the rest still arrives.
+            _sync_file_range(
+                self._descriptor,
+                ctypes.c_int64(self._announced),
+                ctypes.c_int64(self._end - self._announced),
+                _SYNC_FILE_RANGE_WRITE,
+            )
+            self._announced = self._end
+
+    def overwrite(self, content: bytes, offset: int) -> None:
+        """Write at a place of its own."""
+        if os.pwrite(self._descriptor, content, offset) != len(content):
+            raise OSError("the file system took only a part of a write")
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read back."""
+        return os.pread(self._descriptor, count, offset)
+
+    def synchronise(self) -> None:
+        """Bring the content to the disk."""
+        os.fdatasync(self._descriptor)
+
+    def rename(self, path: Path) -> None:
+        """Give the file its name; the directory is still to be synchronised."""
+        self._path.rename(path)
+        self._renamed = True
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it has its name."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self._renamed:
+                self._path.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporary files of processes that are gone."""
+    for path in directory.glob("*.part"):
+        try:
+            with path.open("rb") as file:
+                # The lock dies with its process: who still writes is left alone.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (FileNotFoundError, BlockingIOError):
+            continue
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory that only we may look into, durably; one that exists is fine, and durable after."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    synchronise(path.parent)
+
+
+def synchronise(directory: Path) -> None:
+    """Bring the names in a directory to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
