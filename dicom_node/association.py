@@ -66,6 +66,7 @@ class Acceptor:
         self._address = address
         self._command = bytearray()
         self._command_context = 0
+        self._terms: Terms
         self._request: Command | None = None
         self._reception: Reception | None = None
 
@@ -89,7 +90,7 @@ class Acceptor:
             self._wire.send(wire.ABORT_BY_PROVIDER)
 
     def _negotiate_and_serve(self) -> None:
-        kind, length = self._wire.read_header()  # within the time-out, or the thread is free again
+        kind, length = self._wire.read_header()
         if kind is not PduType.ASSOCIATE_RQ:
             raise ProtocolError("the first PDU is no A-ASSOCIATE-RQ")
         request = Request(self._wire.take(length))

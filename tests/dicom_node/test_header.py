@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -128,6 +128,7 @@ def test_refuses_what_cannot_be_read(content: bytes) -> None:
         identify(content)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_header_is_read_or_refused(data: st.DataObject) -> None:
     """Whatever bytes change, the walk ends with an identity or with `UnreadableDataSet`."""

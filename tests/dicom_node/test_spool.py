@@ -137,11 +137,13 @@ def test_nobody_else_may_look(spool: Spool) -> None:
 
 def test_keeps_and_drops_outputs(spool: Spool) -> None:
     """An output is there byte for byte, once however often it is kept, until it is dropped."""
-    spool.keep_output("1.2.3", "1.2.3.4", b"old")
+    other = spool.keep_output("1.2.3", "1.2.3.4", b"other content under the same UID")
     path = spool.keep_output("1.2.3", "1.2.3.4", b"abc")
+    assert spool.keep_output("1.2.3", "1.2.3.4", b"abc") == path
     assert path.read_bytes() == b"abc"
-    spool.drop_output(path)
-    spool.drop_output(path)
+    assert other.read_bytes() == b"other content under the same UID"
+    for kept in (path, path, other):
+        spool.drop_output(kept)
     assert list(spool.root.glob("outbox/*")) == []
 
 
