@@ -26,7 +26,7 @@ from deploy.samples import Sample, file_samples, phantom_samples
 from deploy.send import parse_target, send_items
 from deploy.up import usable_port
 from dicom_node.errors import ConfigurationError, CovarianceError
-from dicom_node.settings import use_file
+from dicom_node.settings import NodeSection, use_file
 from dicom_node.status import Verdict, verdict_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome
 from worker.findings import Role
@@ -35,39 +35,54 @@ from worker.settings import load_settings
 
 _MARK = ".covariance-demo"
 _START_SECONDS = 120.0
-_PATIENCE_SECONDS = 60.0
-_SECONDS_A_STUDY = 15.0
 _LOOK_SECONDS = 0.2
-_PORT_FOR_A_REAL_PACS = 11112
-_AE_TITLE = "COVARIANCE"
+_MODALITY = "DEMO-MODALITY"
 _PHANTOM_NOTE = "A phantom is no patient: its score means nothing. It shows that the way works."
 
 
-def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: str) -> int:
+def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: str, patience: float) -> int:
     """Run the demo, leave everything in `folder`, and return the exit code: 0 if all is proven."""
     console = Console(highlight=False)
     began = time.monotonic()
     folder = _fresh(folder)
-    port = _PORT_FOR_A_REAL_PACS if pacs else usable_port("127.0.0.1", 0)
+    listener = _listener(load_settings().node, for_real=pacs is not None)
     with ExitStack() as stack, ThreadPoolExecutor(1) as aside:
         making = aside.submit(_samples, studies, folder / "films")
-        peer = parse_target(pacs, calling_ae=_AE_TITLE) if pacs else _stand_in(stack, folder, port)
-        _configure(folder, port=port, peer=peer, host="0.0.0.0" if pacs else "127.0.0.1", verify=verify)  # noqa: S104 (a real PACS reports to us)
+        peer = (
+            parse_target(pacs, calling_ae=listener.ae_title) if pacs else _stand_in(stack, folder, listener)
+        )
+        _configure(folder, listener, peer, verify=verify)
         with console.status("Starting node, worker, deliverer and broker"):
             stack.enter_context(_running_stack(folder, console))
             samples = making.result()
-        what = f"{peer.ae_title} at {peer.host}:{peer.port}"
         role = "a real PACS" if pacs else "a stand-in PACS"
-        console.print(f"[green]✓[/] Stack up after {time.monotonic() - began:.0f} s, with {role}: {what}")
-        node = Peer(ae_title=_AE_TITLE, host="127.0.0.1", port=port, calling_ae="DEMO-MODALITY", timeout=30.0)
+        where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+        console.print(f"[green]✓[/] Stack up after {time.monotonic() - began:.0f} s, with {role}: {where}")
         with console.status("Sending"):
-            images = _send(samples, (node, peer))
+            images = _send(samples, (_as_modality(listener), peer))
         console.print(f"[green]✓[/] {images} images of {len(samples)} studies sent to node and PACS")
         ledger = stack.enter_context(open_ledger(load_settings(), migrate=True))
         overlays = _Overlays(folder / "overlays", _held(folder / "pacs"))
-        rows = _watch(console, ledger, samples, overlays, proof_expected=verify != "none")
+        proof_expected = verify != "none"
+        rows = _watch(console, ledger, samples, overlays, patience=patience, proof_expected=proof_expected)
         _conclude(console, rows, folder, phantoms=studies is None, seconds=time.monotonic() - began)
     return 0 if all(row.succeeded for row in rows) else 1
+
+
+def _listener(own: NodeSection, *, for_real: bool) -> NodeSection:
+    """Where the node of the demo listens: a free port of this machine, unless the settings say more.
+
+    A real PACS sends its reports to where it knows us: at the address and port of the settings.
+    """
+    host, port = ("0.0.0.0", own.port) if for_real else ("127.0.0.1", 0)  # noqa: S104
+    host = own.host if "host" in own.model_fields_set else host
+    port = own.port if "port" in own.model_fields_set else port
+    return own.model_copy(update={"host": host, "port": usable_port(host, port)})
+
+
+def _as_modality(listener: NodeSection) -> Peer:
+    host = "127.0.0.1" if listener.host == "0.0.0.0" else listener.host  # noqa: S104
+    return Peer(ae_title=listener.ae_title, host=host, port=listener.port, calling_ae=_MODALITY)
 
 
 def _fresh(folder: Path) -> Path:
@@ -86,20 +101,20 @@ def _samples(studies: Path | None, films: Path) -> list[Sample]:
     return file_samples(studies, films) if studies else phantom_samples(films)
 
 
-def _stand_in(stack: ExitStack, folder: Path, node_port: int) -> Peer:
-    pacs = StandInPacs(folder / "pacs", peers={_AE_TITLE: ("127.0.0.1", node_port)})
+def _stand_in(stack: ExitStack, folder: Path, listener: NodeSection) -> Peer:
+    pacs = StandInPacs(folder / "pacs", peers={listener.ae_title: ("127.0.0.1", listener.port)})
     stack.enter_context(pacs)
-    return Peer(ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port, calling_ae=_AE_TITLE, timeout=30.0)
+    return Peer(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port, calling_ae=listener.ae_title)
 
 
 def _held(pacs: Path) -> Callable[[str], Path | None]:
     return lambda uid: next(pacs.glob(f"*/{uid}.dcm"), None)
 
 
-def _configure(folder: Path, *, port: int, peer: Peer, host: str, verify: str) -> None:
+def _configure(folder: Path, listener: NodeSection, peer: Peer, *, verify: str) -> None:
     """Write the settings of this demo as a file that anyone may read or reuse."""
     tables: dict[str, dict[str, Any]] = {
-        "[node]": {"ae_title": _AE_TITLE, "host": host, "port": port},
+        "[node]": {"ae_title": listener.ae_title, "host": listener.host, "port": listener.port},
         "[spool]": {"path": str(folder / "spool"), "minimum_free_bytes": 100_000_000},
         "[assembly]": {"quiet_seconds": 1.0},
         "[queue]": {"embedded_path": str(folder / "valkey")},
@@ -199,10 +214,16 @@ class _Overlays:
 
 
 def _watch(
-    console: Console, ledger: Ledger, samples: Sequence[Sample], overlays: _Overlays, *, proof_expected: bool
+    console: Console,
+    ledger: Ledger,
+    samples: Sequence[Sample],
+    overlays: _Overlays,
+    *,
+    patience: float,
+    proof_expected: bool,
 ) -> list[StudyProgress]:
     """Show how the studies get on until all are finished or patience ends."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS + _SECONDS_A_STUDY * len(samples)
+    deadline = time.monotonic() + patience
     rows = {
         one.study_instance_uid: progress_of(None, label=one.label, images=len(one.items)) for one in samples
     }
@@ -234,8 +255,12 @@ def _conclude(
     if phantoms:
         console.print(_PHANTOM_NOTE, style="yellow")
     console.print("Research software, not a medical device.", style="dim")
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     overlays = sorted((folder / "overlays").glob("*.png"))
-    console.print(f"Overlays   {shown / 'overlays'} ({len(overlays)} PNG)")
-    console.print(f"Log        {shown / 'stack.log'}")
-    console.print(f"Look on    covariance --config {shown / 'covariance.toml'} status")
+    command = _near(Path(sys.executable).with_name("covariance"))
+    console.print(f"Overlays  {_near(folder / 'overlays')} ({len(overlays)} PNG)", soft_wrap=True)
+    console.print(f"Log       {_near(folder / 'stack.log')}", soft_wrap=True)
+    console.print(f"Look      {command} --config {_near(folder / 'covariance.toml')} status", soft_wrap=True)
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -64,7 +64,7 @@ def file_samples(path: Path, folder: Path) -> list[Sample]:
     if not studies:
         raise CovarianceError(f"Nothing at {path} is a DICOM file, a PNG or a JPEG.")
     return [
-        Sample(label=f"…{uid[-16:]}", study_instance_uid=uid, items=tuple(items))
+        Sample(label=f"…{uid[-12:]}", study_instance_uid=uid, items=tuple(items))
         for uid, items in studies.items()
     ]
 

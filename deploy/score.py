@@ -28,7 +28,7 @@ from dicom_node.logs import configure_logs
 from dicom_node.spool import Arrival, Spool, SpooledInstance
 from dicom_node.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from worker.findings import Role, StudyFinding
-from worker.pipeline import Scorer
+from worker.scorer import Scorer
 from worker.settings import Settings
 
 _STYLES = {"scored": "green", "by-policy": "yellow", "quarantined": "bold red"}

@@ -30,9 +30,16 @@ def demo(
         str | None, typer.Option(metavar="HOST:PORT/AET", help="A real PACS; else a stand-in is started.")
     ] = None,
     verify: Annotated[Proof, typer.Option(help="How the PACS proves what it stored.")] = Proof.COMMITMENT,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for the proof.")
+    ] = 120.0,
     folder: Annotated[Path, typer.Option(help="Where everything of the demo is kept.")] = Path("build/demo"),
 ) -> None:
-    """Run the whole once: send studies, score them, and wait until a PACS has committed to the results."""
+    """Run the whole once: send studies, score them, and wait until a PACS has committed to the results.
+
+    A real PACS must know our AE title at node.port of the settings, and send its report there.
+    """
     from deploy.demo import run_demo
 
-    raise typer.Exit(run_demo(folder=folder, studies=studies, pacs=pacs, verify=verify.value))
+    code = run_demo(folder=folder, studies=studies, pacs=pacs, verify=verify.value, patience=patience)
+    raise typer.Exit(code)

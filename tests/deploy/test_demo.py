@@ -1,0 +1,64 @@
+"""`covariance demo` from the first to the last line."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+from pydicom import dcmwrite
+
+from deploy.pacs import StandInPacs
+from deploy.up import usable_port
+from worker.phantom import phantom_dataset, radiograph
+
+SIZE = {"rows": 640, "columns": 520}
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A study with two films, and a picture."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for view in ("PA", "LL"):
+        film = phantom_dataset(1, view=view, **SIZE)
+        dcmwrite(folder / f"{view}.dcm", film, enforce_file_format=True)
+    cv2.imwrite(str(folder / "film.png"), radiograph(2, bits=8, **SIZE).astype("uint8"))
+    return folder
+
+
+def test_every_result_is_committed(covariance, films, tmp_path):
+    """Films of one's own are scored and proven: exit code 0, an overlay a frontal film, a table."""
+    done = covariance("demo", "--studies", str(films), seconds=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 studies are in the PACS" in done.stdout
+    assert len(list((tmp_path / "build" / "demo" / "overlays").glob("*.png"))) == 2
+    status = covariance("--config", "build/demo/covariance.toml", "status", "--json")
+    state = json.loads(status.stdout)
+    assert state["images"] == {"pending": 0, "scored": 2, "by_policy": 1, "quarantined": 0}
+    assert state["deliveries"] == {"pacs": {"committed": 4}}
+
+
+def test_a_result_that_is_not_committed_fails_the_demo(covariance, films, tmp_path):
+    """A PACS that stores and never commits: exit code 1, and the table says no proof."""
+    with StandInPacs(tmp_path / "pacs") as pacs:
+        pacs.silent = True
+        port = usable_port("127.0.0.1", 0)
+        target = f"127.0.0.1:{pacs.port}/{pacs.ae_title}"
+        done = covariance(
+            *("demo", "--studies", str(films / "film.png"), "--pacs", target, "--patience", "10"),
+            seconds=280,
+            COVARIANCE_NODE__PORT=str(port),
+            COVARIANCE_NODE__HOST="127.0.0.1",
+        )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "0 of 1 studies are in the PACS" in done.stdout
+
+
+def test_a_folder_with_other_things_is_left_alone(covariance, tmp_path):
+    """The demo removes nothing that it has not made."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").touch()
+    done = covariance("demo", "--folder", "mine")
+    assert done.returncode == 2
+    assert (tmp_path / "mine" / "precious").exists()
