@@ -16,7 +16,8 @@ from dicom_node.errors import CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker.ledger import open_ledger
-from worker.pipeline import Pipeline, Scorer
+from worker.pipeline import Pipeline
+from worker.scorer import Scorer
 from worker.settings import Settings
 
 log = get_logger("worker")

@@ -6,6 +6,7 @@ sending the same bytes again: the object has the same UID and is the same object
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import uuid
@@ -70,6 +71,7 @@ class Deliverer:
             self._failures = 0
 
     def _associate(self, due: Sequence[DueDelivery]) -> None:
+        due = [delivery for delivery in due if self._is_intact(delivery)]
         items = [_item(delivery) for delivery in due]
         commitment = self._destination.verify == "commitment"
         with StoreAssociation(self._peer, items, commitment=commitment) as association:
@@ -77,6 +79,19 @@ class Deliverer:
                 self._settle(delivery, association.send(item).status)
             if commitment:
                 self._request_commitment(association)
+
+    def _is_intact(self, delivery: DueDelivery) -> bool:
+        """Whether the outbox still holds the bytes that the ledger recorded; nothing else is ever sent."""
+        try:
+            digest = hashlib.sha256(delivery.path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            digest = ""
+        if digest == delivery.sha256:
+            return True
+        sentence = "The outbox no longer holds the bytes that were recorded: reprocess the study."
+        self._ledger.delivery_failed(delivery.delivery_id, None, sentence)
+        log.error("output_damaged", object=delivery.sop_instance_uid)
+        return False
 
     def _settle(self, delivery: DueDelivery, status: int | None) -> None:
         # No answer: nobody knows whether it was stored, and the same bytes again do no harm.
@@ -179,7 +194,8 @@ class Office:
 
     def drop_outputs(self) -> None:
         """Remove the bytes of outputs that every destination has answered for."""
-        for output in self._ledger.outputs_to_drop():
+        trusted = [one.name for one in self._settings.destinations if one.verify == "none"]
+        for output in self._ledger.outputs_to_drop(trusted=trusted):
             self._spool.drop_output(output.path)
             self._ledger.output_dropped(output.sop_instance_uid)
 

@@ -66,8 +66,8 @@ class Deliveries(Store):
             says_something_new = row.attempts == 0 or status != row.last_status
             move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
 
-    def delivery_failed(self, delivery_id: int, status: int, sentence: str) -> None:
-        """Set the delivery aside: the destination refuses the object, and people must act."""
+    def delivery_failed(self, delivery_id: int, status: int | None, sentence: str) -> None:
+        """Set the delivery aside: it is refused or its bytes are gone, and people must act."""
         self._set_aside(delivery_id, Kind.FAILED, DeliveryState.FAILED, status, sentence)
 
     def delivery_parked(self, delivery_id: int, status: int) -> None:
@@ -112,7 +112,7 @@ class Deliveries(Store):
         ]
 
     def _set_aside(
-        self, delivery_id: int, kind: Kind, state: DeliveryState, status: int, sentence: str
+        self, delivery_id: int, kind: Kind, state: DeliveryState, status: int | None, sentence: str
     ) -> None:
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.DUE,))

@@ -1,0 +1,141 @@
+"""Everything between spool and outputs: decode -> preprocess -> infer -> explain -> encode."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Self
+
+from dicom_node.errors import Permanent, Reason
+from dicom_node.spool import SpooledInstance
+from worker import preprocess
+from worker.bundle import Bundle
+from worker.engines.select import open_engine
+from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
+from worker.guard import Decoders
+from worker.report.secondary_capture import encode_sc
+from worker.report.structured_report import encode_sr
+from worker.settings import Settings
+
+
+class Scorer:
+    """Bundle, engine and decoders of one worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the bundle and the engine, which replays the golden cases before it serves.
+
+        Raises:
+            ConfigurationError: the bundle or the engine is not fit to serve; the sentence says why.
+        """
+        self._settings = settings
+        self.bundle = Bundle(settings.worker.bundle)
+        self.engine = open_engine(self.bundle, settings.worker)
+        self._decoders = Decoders(settings)
+        self._readers = ThreadPoolExecutor(settings.worker.decoders, "read")
+        manifest = self.bundle.manifest
+        self.model = ModelIdentity(
+            name=manifest.name,
+            version=manifest.version,
+            sha256=manifest.model.sha256,
+            recipe=manifest.recipe,
+            engine=self.engine.name,
+            precision=self.engine.precision,
+            threshold=manifest.operating_point.probability,
+            operating_point=manifest.operating_point.name,
+            temperature=manifest.temperature,
+        )
+
+    def find(
+        self, study_instance_uid: str, generation: int, instances: Sequence[SpooledInstance]
+    ) -> StudyFinding:
+        """Read, judge and score the images of one study.
+
+        Raises:
+            Permanent: the images name different patients, or the network returned no number.
+        """
+        analysed_at = datetime.now(UTC)
+        readings, rejected = _parted(self._readers.map(self._decoders.read, instances))
+        if len({reading.patient_digest for reading in readings}) > 1:
+            raise Permanent(
+                Reason.IDENTITY_CONFLICT, "The images of this study name different patients: nothing is sent."
+            )
+        scores = self._infer([reading for reading in readings if reading.film is not None])
+        set_aside = tuple(reading for reading in readings if reading.film is None)
+        digests = {instance.sop_instance_uid: instance.sha256 for instance in instances}
+        basis = [score.reading for score in scores] or reportable(set_aside)
+        return StudyFinding(
+            study_instance_uid=study_instance_uid,
+            generation=generation,
+            input_set_hash=_input_set_hash((r.sop_instance_uid, digests[r.sop_instance_uid]) for r in basis),
+            analysed_at=analysed_at,
+            model=self.model,
+            scores=scores,
+            set_aside=set_aside,
+            quarantined=rejected,
+        )
+
+    def _infer(self, readings: Sequence[Reading]) -> tuple[ImageScore, ...]:
+        films = [reading.film for reading in readings if reading.film is not None]
+        if not films:
+            return ()
+        found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
+        scores = [
+            ImageScore(
+                reading=reading,
+                logit=float(logit),
+                probability=self.bundle.probability(float(logit)),
+                cam_hw=cam_hw,
+            )
+            for reading, logit, cam_hw in zip(readings, found.logits_B, found.cams_Bhw, strict=True)
+        ]
+        if not all(math.isfinite(score.logit) for score in scores):
+            raise Permanent(Reason.NOT_A_NUMBER, "The network returned no number for an image of this study.")
+        # The decisive image first; the UID breaks ties so that the order never depends on arrival.
+        return tuple(sorted(scores, key=lambda score: (-score.logit, score.reading.sop_instance_uid)))
+
+    def encode(self, finding: StudyFinding) -> tuple[Output, ...]:
+        """Make the objects to write back: a heatmap per analysed image and one SR; none by policy.
+
+        Raises:
+            Permanent: no valid object can be made of this study's identifiers.
+        """
+        report = self._settings.report
+        heatmaps = tuple(encode_sc(finding, score, report) for score in finding.scores)
+        if finding.scores or (report.not_analysed and reportable(finding.set_aside)):
+            return (*heatmaps, encode_sr(finding, report, heatmaps))
+        return ()
+
+    def close(self) -> None:
+        """End the decoder children and free the engine."""
+        self._readers.shutdown()
+        self._decoders.close()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _parted(found: Iterable[Reading | Rejected]) -> tuple[list[Reading], tuple[Rejected, ...]]:
+    readings: list[Reading] = []
+    rejected: list[Rejected] = []
+    for one in found:
+        if isinstance(one, Reading):
+            readings.append(one)
+        else:
+            rejected.append(one)
+    return readings, tuple(rejected)
+
+
+def reportable(set_aside: Sequence[Reading]) -> list[Reading]:
+    """What a "not analysed" report is about: never our own outputs, or every echo would breed a report."""
+    return [reading for reading in set_aside if reading.eligibility.reason is not Reason.OWN_OUTPUT]
+
+
+def _input_set_hash(images: Iterable[tuple[str, str]]) -> str:
+    return hashlib.sha256("\n".join(" ".join(image) for image in sorted(images)).encode()).hexdigest()
