@@ -1,25 +1,22 @@
-"""imagecodecs as pydicom's decoder for every compressed transfer syntax that we accept.
+"""Decoding one compressed frame: imagecodecs for every compressed transfer syntax that we accept.
 
-One well-kept package for all of them: bit-exact where the syntax is lossless, and several times faster
-than the alternatives for most.
+One well-kept package, bit-exact where the syntax is lossless and several times faster than the
+alternatives for most. Called directly and not as a plug-in of pydicom, which would turn a MemoryError
+into a RuntimeError and hand a frame that one decoder refuses to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
-PLUGIN = "imagecodecs"
-DECODER_DEPENDENCIES: dict[uid.UID, tuple[str, ...]] = {}
-"""Asked for by pydicom of every plug-in; ours is always there."""
+from worker.codestream import CodeStream
 
-_CODECS: dict[uid.UID, Callable[[bytes], NDArray[np.generic]]] = {
+_CODECS: dict[str, Callable[[bytes], NDArray[np.generic]]] = {
     uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
     uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
     uid.JPEGLossless: imagecodecs.jpeg8_decode,
@@ -34,35 +31,31 @@ _CODECS: dict[uid.UID, Callable[[bytes], NDArray[np.generic]]] = {
 }
 
 
-def is_available(transfer_syntax_uid: str) -> bool:
-    """Whether this plug-in decodes a transfer syntax."""
-    return transfer_syntax_uid in _CODECS or transfer_syntax_uid == uid.RLELossless
+def decode_frame(
+    frame: bytes, transfer_syntax_uid: str, stream: CodeStream, *, signed: bool
+) -> NDArray[np.generic]:
+    """Decode a frame whose header has been checked.
 
+    Args:
+        frame: all fragments of the frame.
+        transfer_syntax_uid: a compressed one.
+        stream: what the frame's own header says.
+        signed: whether the data set says that values are signed.
 
-def decode_frame(frame: bytes, runner: DecodeRunner) -> bytearray:
-    """Decode one frame for pydicom.
+    Returns:
+        The samples, in any shape, 8 or 16 bits wide; signed or not as the data set says.
 
     Raises:
-        ValueError: the frame holds another number of samples than the data set says.
+        MemoryError: there is not enough of it.
+        Exception: whatever the codec raises for a damaged frame.
     """
-    if runner.transfer_syntax == uid.RLELossless:
-        dtype = np.dtype(f"<u{runner.bits_allocated // 8}")
-        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype=dtype), dtype)
-    else:
-        decoded = np.ascontiguousarray(_CODECS[runner.transfer_syntax](frame))
-    if decoded.size != runner.rows * runner.columns * runner.samples_per_pixel:
-        raise ValueError("the frame holds another number of samples than the data set says")
-    runner.set_option("bits_allocated", 8 * decoded.itemsize)
-    # pydicom only looks at the bytes: a view spares a copy.
-    return cast(bytearray, decoded.data.cast("B"))
-
-
-def register() -> None:
-    """Add the plug-in to pydicom's decoders; again is harmless."""
-    for transfer_syntax in (*_CODECS, uid.RLELossless):
-        decoder = get_decoder(transfer_syntax)
-        if PLUGIN not in decoder.available_plugins:
-            decoder.add_plugin(PLUGIN, (__name__, decode_frame.__name__))
-
-
-register()
+    if transfer_syntax_uid == uid.RLELossless:
+        dtype = np.dtype(f"<{'i' if signed else 'u'}{stream.bits // 8}")
+        return np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype=dtype), dtype)
+    decoded = np.ascontiguousarray(_CODECS[transfer_syntax_uid](frame))
+    as_stated = decoded.view(f"{'i' if signed else 'u'}{decoded.itemsize}")
+    if as_stated.dtype != decoded.dtype:
+        # JPEG and JPEG-LS know no sign, and some JPEG 2000 encoders set it wrongly: extend or drop it.
+        unused = 8 * decoded.itemsize - stream.bits
+        as_stated = (as_stated << unused) >> unused
+    return as_stated

@@ -12,12 +12,18 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, RLELossless
 
 from dicom_node.errors import Permanent, Reason
-from worker import codecs
 from worker.attributes import integer, text
-from worker.codestream import read_header
+from worker.codecs import decode_frame
+from worker.codestream import CodeStream, read_header
 
 LARGEST_FILM = 64_000_000
 """Pixels. Twice the largest detector; more is an attack or a defect."""
+
+_WORKING_BYTES = 10
+"""For each pixel, of the hungriest codec (JPEG 2000 works in 32 bits, twice) and of the result."""
+_END = b"\xff\xd9"  # of an image (JPEG, JPEG-LS) and of a code stream (JPEG 2000): the same marker
+_LONGEST_TAIL = 64
+"""Bytes after the end marker that are taken for padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +102,26 @@ def decode_pixels(header: Dataset, form: PixelFormat) -> NDArray[np.uint8] | NDA
     data = header.get("PixelData")
     if not isinstance(data, bytes) or not data:
         raise _inconsistent("There is no PixelData")
+    # Codecs report memory that they did not get as a damaged frame: ask for it here first, and untouched.
+    np.empty(_WORKING_BYTES * form.rows * form.columns, np.uint8)
     syntax = UID(header.file_meta.TransferSyntaxUID)
     if syntax.is_compressed:
-        _check_frame(get_frame(data, 0, number_of_frames=1), syntax, form)
-    elif not form.bytes <= len(data) <= form.bytes + 1:
+        frame = get_frame(data, 0, number_of_frames=1)
+        decoded = decode_frame(frame, syntax, _checked_header(frame, syntax, form), signed=form.signed)
+        if decoded.size != form.rows * form.columns:
+            raise _inconsistent("The compressed frame holds another number of pixels than its header says")
+    elif form.bytes <= len(data) <= form.bytes + 1:
+        decoded, _ = get_decoder(syntax).as_array(header, index=0, raw=True)
+    else:
         # With a wrong length the geometry is in doubt, and a skewed film would be scored.
         raise _inconsistent("PixelData is longer or shorter than Rows and Columns say")
-    decoded, _ = get_decoder(syntax).as_array(
-        header,
-        index=0,
-        raw=True,
-        decoding_plugin=codecs.PLUGIN if syntax.is_compressed else "",
-        correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types each option as all of them
-    )
-    words = np.ascontiguousarray(decoded.reshape(form.rows, form.columns))
-    return words.astype(f"=u{form.bits_allocated // 8}", copy=False)
+    # Lossy 8-bit code streams may stand in a data set of 16 bits.
+    wide = decoded.astype(f"={decoded.dtype.kind}{form.bits_allocated // 8}", copy=False)
+    words = np.ascontiguousarray(wide.reshape(form.rows, form.columns))
+    return words.view(np.uint8) if form.bits_allocated == 8 else words.view(np.uint16)
 
 
-def _check_frame(frame: bytes, syntax: UID, form: PixelFormat) -> None:
+def _checked_header(frame: bytes, syntax: UID, form: PixelFormat) -> CodeStream:
     stream = read_header(frame, syntax)
     if stream is None:
         raise Permanent(Reason.PIXELS_UNDECODABLE, "The compressed frame has no header that can be read.")
@@ -123,6 +131,10 @@ def _check_frame(frame: bytes, syntax: UID, form: PixelFormat) -> None:
         raise _inconsistent("The compressed frame has several components and SamplesPerPixel is 1")
     if stream.bits > form.bits_allocated or (syntax == RLELossless and stream.bits != form.bits_allocated):
         raise _inconsistent("BitsAllocated is not that of the compressed frame")
+    if syntax != RLELossless and _END not in frame[-_LONGEST_TAIL:]:
+        # Some decoders fill what is missing with grey, which would be scored.
+        raise Permanent(Reason.PIXELS_UNDECODABLE, "The compressed frame ends too early.")
+    return stream
 
 
 def _required(header: Dataset, keyword: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from datetime import UTC, datetime
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -75,10 +77,6 @@ def spooled(tmp_path) -> Callable[[Dataset], SpooledInstance]:
     return store
 
 
-LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"} | {
-    "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.203",
-}
 _ENCODERS: dict[str, Callable[[np.ndarray, int], bytes]] = {
     "1.2.840.10008.1.2.4.50": lambda grey, bits: imagecodecs.jpeg8_encode(grey, level=92),
     "1.2.840.10008.1.2.4.51": lambda grey, bits: imagecodecs.jpeg8_encode(grey, level=92, bitspersample=bits),
@@ -119,11 +117,16 @@ def _rle_encode_frame(grey: np.ndarray) -> bytes:
     return np.array(header + [0] * (16 - len(header)), "<u4").tobytes() + b"".join(segments)
 
 
+@cache
+def _template(photometric: str, modality: str) -> Dataset:
+    return phantom_dataset(1, rows=32, columns=32, photometric=photometric, modality=modality)
+
+
 def wrap(
     grey: np.ndarray, *, bits: int, syntax: str, photometric: str = "MONOCHROME2", modality: str = "CR"
 ) -> Dataset:
     """A CR or DX around a film, bright where dense, of values that fit `bits`."""
-    ds = phantom_dataset(1, rows=32, columns=32, photometric=photometric, modality=modality)
+    ds = deepcopy(_template(photometric, modality))
     stored = ((1 << bits) - 1 - grey.astype(np.int64)) if photometric == "MONOCHROME1" else grey
     stored = np.ascontiguousarray(stored.astype(np.uint8 if bits == 8 else np.uint16))
     ds.Rows, ds.Columns = stored.shape

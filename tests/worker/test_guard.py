@@ -1,0 +1,162 @@
+"""A decoder that hangs, crashes or eats memory costs one image; the next one is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_node.errors import Reason
+from worker.findings import Reading
+from worker.guard import Decoders
+from worker.settings import Settings, WorkerSection
+
+DEADLINE_SECONDS = 120
+
+
+def opened(**worker) -> Decoders:
+    return Decoders(Settings(worker=WorkerSection(**({"decoders": 1} | worker))))
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    with opened() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def small_decoders():
+    with opened(decoder_memory_bytes=200_000_000) as pool:
+        yield pool
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_film_through_a_child(decoders, phantom, spooled):
+    """A spooled film comes back as a reading with its film, and again from the same child."""
+    instance = spooled(phantom)
+    first, pids = decoders.read(instance), decoders.pids
+    second = decoders.read(instance)
+    assert isinstance(first, Reading)
+    assert np.array_equal(first.film.input_HW, second.film.input_HW)
+    assert decoders.pids == pids
+
+
+def test_threads_share_the_children(phantom, spooled):
+    """Many threads read through two children, each with the answer to its own question."""
+    instances = []
+    for number in range(6):
+        phantom.SOPInstanceUID = phantom.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number + 1}"
+        instances.append(spooled(phantom))
+    with opened(decoders=2) as pool, ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(pool.read, instances))
+    assert [one.sop_instance_uid for one in found] == [one.sop_instance_uid for one in instances]
+
+
+def test_a_child_that_hangs(phantom, spooled):
+    """A child that does not answer in time is killed; its image is quarantined and the next one is read."""
+    instance = spooled(phantom)
+    with opened(decoder_timeout=3) as pool:
+        assert isinstance(pool.read(instance), Reading)
+        (hung,) = pool.pids
+        os.kill(hung, signal.SIGSTOP)
+        assert pool.read(instance).reason is Reason.DECODER_TIMEOUT
+        assert not is_alive(hung)
+        assert isinstance(pool.read(instance), Reading)
+
+
+def test_a_child_that_is_killed_once_costs_nothing(decoders, phantom, spooled):
+    """A film whose child was killed by something else is read by the next child."""
+    instance = spooled(phantom)
+    decoders.read(instance)
+    (pid,) = decoders.pids
+    os.kill(pid, signal.SIGKILL)
+    assert isinstance(decoders.read(instance), Reading)
+    assert decoders.pids != (pid,)
+
+
+def test_a_film_that_crashes_every_child(decoders, phantom, spooled):
+    """A film on which two children die is quarantined, and the pool goes on."""
+    instance, done = spooled(phantom), threading.Event()
+
+    def kill() -> None:
+        while not done.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(decoders.pids[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        assert decoders.read(instance).reason is Reason.DECODER_CRASHED
+    finally:
+        done.set()
+        killer.join()
+    assert isinstance(decoders.read(instance), Reading)
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5"]
+)
+def test_a_bomb(small_decoders, phantom, spooled, wrap, syntax):
+    """A small file that decodes to more than a child may take is quarantined for its memory."""
+    bomb = wrap(np.zeros((8000, 7900), np.uint16), bits=16, syntax=syntax)
+    healthy, bomb = spooled(phantom), spooled(bomb)
+    assert small_decoders.read(bomb).reason is Reason.DECODER_MEMORY
+    assert isinstance(small_decoders.read(healthy), Reading)
+
+
+def test_children_end_with_the_pool(phantom, spooled):
+    """After close no child is left."""
+    pool = opened(decoders=2)
+    pool.read(spooled(phantom))
+    pids = pool.pids
+    pool.close()
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_children_ignore_the_signals_of_the_service(decoders, phantom, spooled):
+    """SIGTERM and SIGINT to the whole service leave the film in hand alone."""
+    instance = spooled(phantom)
+    decoders.read(instance)
+    (pid,) = decoders.pids
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    assert isinstance(decoders.read(instance), Reading)
+    assert decoders.pids == (pid,)
+
+
+def test_children_end_when_the_worker_is_killed(tmp_path):
+    """A worker that is killed leaves no decoder behind."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, time\n"
+        "from worker.guard import Decoders\n"
+        "from worker.settings import Settings\n"
+        "print(*Decoders(Settings()).pids, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
+        pids = [int(pid) for pid in worker.stdout.readline().split()]
+        worker.kill()
+    assert pids
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))

@@ -1,0 +1,186 @@
+"""The same film gives the same score however it is encoded.
+
+Stated tolerances, against the film as it was before it was wrapped: lossless encodings move the logit by
+at most 0.02 (rounding of an 8-bit film while it is shrunk), lossy ones by at most 0.06.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from dicom_node import uids
+from worker.decode import read_film
+from worker.findings import Reading
+from worker.phantom import phantom_dataset, radiograph
+from worker.preprocess import to_batch, to_input
+from worker.settings import EligibilitySection
+
+SETTINGS = EligibilitySection()
+LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203)}
+BITS = (8, 10, 12, 15, 16)
+LOGIT_TOLERANCE = {False: 0.02, True: 0.06}
+MEAN_TOLERANCE = {False: 0.6, True: 2.0}
+"""Mean absolute difference of the network's input, in its 256 levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    syntax: str
+    bits: int
+    photometric: str
+    modality: str
+
+    @property
+    def lossy(self) -> bool:
+        return self.syntax in LOSSY
+
+    def __str__(self) -> str:
+        return f"{self.syntax[17:]}-{self.bits}-{self.photometric[-1]}-{self.modality}"
+
+
+def _is_possible(syntax: str, bits: int) -> bool:
+    depths = {"1.2.840.10008.1.2.4.50": (8,), "1.2.840.10008.1.2.4.51": (8, 12)}
+    return bits in depths.get(syntax, BITS)
+
+
+ENCODINGS = [
+    Encoding(syntax=syntax, bits=bits, photometric=photometric, modality=("CR", "DX")[bits % 4 > 0])
+    for bits in BITS
+    for photometric in ("MONOCHROME1", "MONOCHROME2")
+    for syntax in uids.TRANSFER_SYNTAXES
+    if _is_possible(syntax, bits)
+]
+
+
+def read(path) -> Reading:
+    found = read_film(path, SETTINGS)
+    assert isinstance(found, Reading), found
+    assert found.film is not None, found.eligibility
+    return found
+
+
+def with_depth(grey, bits: int):
+    """The film in `bits` bits, from 8 or 16."""
+    full = 255 if grey.dtype == np.uint8 else 65535
+    return np.rint(grey.astype(np.float64) * (((1 << bits) - 1) / full)).astype(np.uint16)
+
+
+def mean_difference(first, second) -> float:
+    return float(np.abs(first.astype(int) - second).mean())
+
+
+@pytest.fixture(scope="module")
+def phantom_film():
+    return radiograph(5, rows=420, columns=360, bits=16)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_every_encoding_gives_the_same_input(phantom_film, encoding, wrap, write):
+    """One film in every transfer syntax, depth and polarity gives the network the same picture."""
+    ds = wrap(
+        with_depth(phantom_film, encoding.bits),
+        bits=encoding.bits,
+        syntax=encoding.syntax,
+        photometric=encoding.photometric,
+        modality=encoding.modality,
+    )
+    film = read(write(ds)).film
+    assert mean_difference(film.input_HW, to_input(phantom_film)) < MEAN_TOLERANCE[encoding.lossy]
+    assert film.inverted == (encoding.photometric == "MONOCHROME1")
+
+
+def _films(folder):
+    """The real originals, at most 1,100 pixels a side; phantoms where there are none."""
+    paths = sorted(folder.glob("*")) if folder.is_dir() else []
+    for path in paths:
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        while max(grey.shape) > 1100:
+            grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        yield grey
+    for seed in range(0 if paths else 8):
+        yield radiograph(seed, rows=600, columns=490, bits=8).astype(np.uint8)
+
+
+def test_films_keep_their_score_through_any_encoding(request, tmp_path, wrap, engine, bundle):
+    """Each film, wrapped in one of the encodings in turn, keeps its logit and its decision near enough."""
+    originals = request.config.rootpath.parent / "shared" / "data" / "cxr" / "originals"
+    before, after, lossy = [], [], []
+    for index, grey in enumerate(_films(originals)):
+        # A step that shares no factor with their number visits every encoding in turn.
+        encoding = ENCODINGS[index * 17 % len(ENCODINGS)]
+        ds = wrap(
+            with_depth(grey, encoding.bits),
+            bits=encoding.bits,
+            syntax=encoding.syntax,
+            photometric=encoding.photometric,
+            modality=encoding.modality,
+        )
+        path = tmp_path / "film.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        before.append(to_input(grey))
+        after.append(read(path).film.input_HW)
+        lossy.append(encoding.lossy)
+    logits = engine.infer(to_batch(before + after)).logits_B.reshape(2, -1)
+    tolerance = np.array([LOGIT_TOLERANCE[is_lossy] for is_lossy in lossy])
+    assert (np.abs(logits[0] - logits[1]) <= tolerance).all()
+    threshold = bundle.manifest.operating_point.probability
+    decisions = [[bundle.probability(float(v)) >= threshold for v in row] for row in logits]
+    near = [
+        abs(bundle.probability(float(v)) - threshold) < t / 4
+        for v, t in zip(logits[0], tolerance, strict=True)
+    ]
+    assert all(a == b or close for a, b, close in zip(*decisions, near, strict=True))
+
+
+REAL = ("cr_chest_mono1_10bit", "cr_chest_pa_mono1_j2k", "dx_chest_pa_j2k_lossless")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_dicom_films_survive_transcoding(shared_data, write, wrap, engine, name):
+    """A real film is analysed, and a lossless transcoding of it gives exactly the same input and score."""
+    original = shared_data / "dicom" / f"{name}.dcm"
+    first = read(original)
+    ds = dcmread(original)
+    stored = ds.pixel_array
+    logit = engine.infer(to_batch([first.film.input_HW])).logits_B[0]
+    assert np.isfinite(logit)
+    for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.201"):
+        other = wrap(stored, bits=ds.BitsStored, syntax=syntax)
+        ds.PixelData, ds["PixelData"].VR = other.PixelData, other["PixelData"].VR
+        ds["PixelData"].is_undefined_length = other["PixelData"].is_undefined_length
+        ds.file_meta.TransferSyntaxUID = other.file_meta.TransferSyntaxUID
+        assert np.array_equal(read(write(ds)).film.input_HW, first.film.input_HW)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "option", "bits", "lossy"),
+    [
+        ("dcmcjpeg", "+eb", 8, True),
+        ("dcmcjpeg", "+ee", 12, True),
+        ("dcmcjpeg", "+el", 12, False),
+        ("dcmcjpeg", "+e1", 16, False),
+        ("dcmcjpls", "+el", 10, False),
+        ("dcmcjpls", "+en", 12, True),
+        ("dcmcrle", "--", 8, False),
+        ("dcmcrle", "--", 12, False),
+        ("dcmconv", "+ti", 15, False),
+        ("dcmconv", "+tb", 16, False),
+    ],
+)
+def test_films_encoded_by_dcmtk(program, tmp_path, write, encoder, option, bits, lossy):
+    """What another toolkit encoded gives the same input as the film before."""
+    plain = write(phantom_dataset(5, rows=420, columns=360, bits=bits))
+    encoded = tmp_path / "encoded.dcm"
+    options = [] if option == "--" else [option]
+    subprocess.run([program(encoder), *options, plain, encoded], check=True, capture_output=True)
+    before, after = read(plain).film.input_HW, read(encoded).film.input_HW
+    if lossy:
+        assert mean_difference(before, after) < MEAN_TOLERANCE[True]
+    else:
+        assert np.array_equal(before, after)
