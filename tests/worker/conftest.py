@@ -97,7 +97,10 @@ _ENCODERS: dict[str, Callable[[np.ndarray, int], bytes]] = {
     "1.2.840.10008.1.2.4.201": lambda grey, bits: imagecodecs.htj2k_encode(grey, reversible=True),
     "1.2.840.10008.1.2.4.202": lambda grey, bits: imagecodecs.htj2k_encode(grey, reversible=True),
     "1.2.840.10008.1.2.4.203": lambda grey, bits: imagecodecs.htj2k_encode(
-        grey, level=0.001, reversible=False
+        # The step is a share of the word's range, of which the film fills a part.
+        grey,
+        level=0.001 * 2.0 ** (bits - 8 * grey.itemsize),
+        reversible=False,
     ),
     "1.2.840.10008.1.2.5": lambda grey, bits: _rle_encode_frame(grey),
 }
