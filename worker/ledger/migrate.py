@@ -37,7 +37,9 @@ def check(engine: Engine) -> None:
     """Raise ConfigurationError unless the schema is that of this version."""
     with transaction(engine, writes=False) as connection:
         if not _is_current(connection):
-            raise ConfigurationError("The database has not been brought to this version's schema yet.")
+            raise ConfigurationError(
+                "The database does not have this version's schema yet: start `covariance up` or a worker once."
+            )
 
 
 def _is_current(connection: Connection) -> bool:
