@@ -27,7 +27,8 @@ _CODECS: dict[str, Callable[[bytes], NDArray[np.generic]]] = {
     uid.JPEG2000: imagecodecs.jpeg2k_decode,
     uid.HTJ2KLossless: imagecodecs.htj2k_decode,
     uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
-    uid.HTJ2K: imagecodecs.htj2k_decode,
+    # OpenJPEG, because what overshoots white wraps round to black in htj2k_decode (2026.3, OpenJPH).
+    uid.HTJ2K: imagecodecs.jpeg2k_decode,
 }
 
 

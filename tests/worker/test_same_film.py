@@ -95,6 +95,20 @@ def test_every_encoding_gives_the_same_input(phantom_film, encoding, wrap, write
     assert film.inverted == (encoding.photometric == "MONOCHROME1")
 
 
+@pytest.mark.parametrize(
+    ("syntax", "bits"),
+    [(syntax, bits) for syntax in sorted(LOSSY) for bits in (8, 16) if _is_possible(syntax, bits)],
+)
+def test_lossy_codecs_do_not_wrap(phantom_film, wrap, write, syntax, bits):
+    """Where a lossy codec overshoots white or black the film stays white or black."""
+    film = phantom_film.copy()
+    film[100:200, 100:200], film[200:230] = 65535, 0
+    ds = wrap(with_depth(film, bits), bits=bits, syntax=syntax)
+    shown = read(write(ds)).film.display_HW
+    assert shown[102:198, 102:198].min() > 240
+    assert shown[202:228].max() < 15
+
+
 def _films(folder):
     """The real originals, at most 1,100 pixels a side; phantoms where there are none."""
     paths = sorted(folder.glob("*")) if folder.is_dir() else []
