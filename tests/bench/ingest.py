@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from films import write_studies
-from measure import PEER_ENVIRONMENT, Figures, cpu_seconds, free_port, running
+from tests.bench.films import write_studies
+from tests.bench.measure import PEER_ENVIRONMENT, Figures, cpu_seconds, free_port, running
 
 ROUNDS = 3
 OBJECTS = 48
@@ -92,7 +92,8 @@ def send(receiver: Receiver, lanes: list[list[Path]]) -> float:
         )
         for lane in lanes
     ]
-    if any([sender.wait() for sender in senders]):
+    failures = [sender.wait() for sender in senders]
+    if any(failures):
         raise RuntimeError("storescu could not send everything")
     return time.monotonic() - started
 
