@@ -111,7 +111,12 @@ def decode_pixels(header: Dataset, form: PixelFormat) -> NDArray[np.uint8] | NDA
         if decoded.size != form.rows * form.columns:
             raise _inconsistent("The compressed frame holds another number of pixels than its header says")
     elif form.bytes <= len(data) <= form.bytes + 1:
-        decoded, _ = get_decoder(syntax).as_array(header, index=0, raw=True)
+        decoded, _ = get_decoder(syntax).as_array(
+            header,
+            index=0,
+            raw=True,
+            correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types each option as all of them
+        )
     else:
         # With a wrong length the geometry is in doubt, and a skewed film would be scored.
         raise _inconsistent("PixelData is longer or shorter than Rows and Columns say")
