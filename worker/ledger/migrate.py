@@ -38,7 +38,7 @@ def check(engine: Engine) -> None:
     with transaction(engine, writes=False) as connection:
         if not _is_current(connection):
             raise ConfigurationError(
-                "The database does not have this version's schema yet: start `covariance up` or a worker once."
+                "The database does not have this version's schema yet: start `covariance up` or a worker."
             )
 
 
