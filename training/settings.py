@@ -32,7 +32,7 @@ class TrainingSettings(_Part):
         Stage(size=96, epochs=11),
         Stage(size=128, epochs=3),
         Stage(size=192, epochs=2),
-        Stage(size=320, epochs=1),
+        Stage(size=320, epochs=2),
     )
     films_per_epoch: int = Field(default=512, ge=1)
     """Films drawn for an epoch, without replacement; small, so that a checkpoint is never far away."""

@@ -1,0 +1,159 @@
+"""What leaves training: a bundle that the worker opens, and a card that tells the truth about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+
+from dicom_node.errors import ConfigurationError
+from training import datasets, floor, provenance
+from training.card import write_card
+from training.densenet import DenseNet121
+from training.evaluate import evaluate, measured
+from training.export import export, reference
+from training.settings import TrainingSettings
+from worker import preprocess
+from worker.bundle import Bundle, replay_golden
+from worker.engines.openvino import OpenVinoEngine
+from worker.settings import WorkerSection
+
+pytestmark = pytest.mark.training
+
+
+@pytest.fixture(scope="module")
+def rows(films):
+    """The generated catalogue."""
+    return datasets.read_rows(films)
+
+
+@pytest.fixture(scope="module")
+def evaluation(films, rows):
+    """Scores that put positives a little higher, and the floor beside them."""
+    random = np.random.default_rng(3)
+    labels_N = datasets.targets(rows)
+    logits_N = np.where(measured(rows), random.normal(0, 1, len(rows)) + labels_N, np.nan).astype(np.float32)
+    return evaluate(rows, logits_N, floor.statistics(films, rows), "c0ffee")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network with random weights, its normalisations settled on noise."""
+    torch.manual_seed(1)
+    network = DenseNet121()
+    with torch.no_grad():
+        network.train()(torch.rand(4, 1, 64, 64))
+        network.head.weight *= 20
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(model, rows, evaluation, tmp_path_factory):
+    """The exported bundle."""
+    made = provenance.Provenance(
+        command="python -m training bundle",
+        run=provenance.RunRecord(
+            settings=TrainingSettings(),
+            data=datasets.digest(rows),
+            positive_weight=provenance.positive_weight(rows),
+            commit=provenance.commit(),
+            torch=torch.__version__,
+        ),
+        sources=provenance.sources_of(rows),
+        evaluation=evaluation,
+    )
+    directory = tmp_path_factory.mktemp("bundles") / "densenet121-test"
+    export(
+        model,
+        evaluation,
+        directory,
+        version="0.0.1",
+        training=made.model_dump(mode="json"),
+        logit_tolerance=0.02,
+    )
+    return Bundle(directory)
+
+
+@pytest.fixture(scope="module")
+def engine(bundle, tmp_path_factory):
+    """The worker's CPU engine on that bundle."""
+    opened = OpenVinoEngine(bundle, WorkerSection(engine_cache=tmp_path_factory.mktemp("engine")))
+    yield opened
+    opened.close()
+
+
+def test_the_worker_serves_what_was_exported(bundle, engine):
+    """The CPU engine agrees with torch on every golden case, to a fraction of the tolerance."""
+    assert len(bundle.manifest.golden.cases) >= 3
+    assert replay_golden(bundle, engine) <= bundle.manifest.golden.logit_tolerance
+
+
+def test_a_model_that_lost_its_weights_does_not_serve(bundle, engine):
+    """The golden cases fail when the reference says otherwise."""
+    case = bundle.manifest.golden.cases[0]
+    wrong = case.model_copy(update={"logit": case.logit + 1})
+    golden = bundle.manifest.golden.model_copy(update={"cases": (wrong, *bundle.manifest.golden.cases[1:])})
+    altered = Bundle(bundle.directory)
+    altered.manifest = bundle.manifest.model_copy(update={"golden": golden})
+    with pytest.raises(ConfigurationError, match=f"{case.name}.*will not serve"):
+        replay_golden(altered, engine)
+
+
+def test_any_batch_gives_what_torch_gives(bundle, model):
+    """Batches of one and of three agree with the reference in logit and map."""
+    compiled = openvino.Core().compile_model(bundle.model_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    inputs_BHW = np.random.default_rng(0).integers(0, 256, (3, 320, 320), dtype=np.uint8)
+    logits_B, cams_Bhw = reference(model, inputs_BHW)
+    for count in (1, 3):
+        found = compiled(preprocess.to_batch(list(inputs_BHW[:count])))
+        np.testing.assert_allclose(found["logit"], logits_B[:count], atol=0.02)
+        np.testing.assert_allclose(found["cam"], cams_Bhw[:count], atol=0.02 * np.ptp(cams_Bhw))
+
+
+def test_the_model_file_is_half_inside_and_float_outside(bundle):
+    """Inputs and outputs are float32, weights of the features half, and no path of this machine is in it."""
+    graph = onnx.load(bundle.model_path).graph
+    sides = {item.name: item.type.tensor_type for item in (*graph.input, *graph.output)}
+    assert set(sides) == {"pixels", "logit", "cam"}
+    assert {side.elem_type for side in sides.values()} == {onnx.TensorProto.FLOAT}
+    assert not sides["pixels"].shape.dim[0].HasField("dim_value")
+    assert [dim.dim_value for dim in sides["cam"].shape.dim[1:]] == [10, 10]
+    weights = [item for item in graph.initializer if np.prod(item.dims) > 1024]
+    assert {item.data_type for item in weights} == {onnx.TensorProto.FLOAT16}
+    assert bundle.model_path.stat().st_size < 16_000_000
+    assert b".py" not in bundle.model_path.read_bytes()
+
+
+def test_the_threshold_belongs_to_this_model(bundle, evaluation):
+    """The manifest binds the operating points to the digest of the model that stands beside it."""
+    manifest = bundle.manifest
+    assert manifest.threshold_of == manifest.model.sha256
+    assert manifest.operating_point == evaluation.operating_points[0]
+    assert manifest.temperature == evaluation.temperature
+
+
+def test_the_card_shows_the_floor_beside_every_figure(bundle, evaluation):
+    """Every set of rows stands in the card with both figures, and licences with counts."""
+    card = write_card(bundle.manifest)
+    for figures in evaluation.figures:
+        line = next(line for line in card.splitlines() if line.startswith(f"| {figures.rows} |"))
+        assert f"{figures.auroc} | {figures.floor_auroc}" in line
+    assert "| generated | CC0 | 8 | 8 |" in card
+    assert "CC BY-NC" not in card
+    assert "not for diagnosis" in card
+
+
+def test_rows_learnt_from_are_never_measured(rows, evaluation):
+    """No film that was learnt from stands in a measured set, and dev and test are whole."""
+    measured_N = measured(rows)
+    assert not any(row.trainable for row, inside in zip(rows, measured_N, strict=True) if inside)
+    films = {figures.rows: figures.films for figures in evaluation.figures}
+    assert films["dev"] == films["test"] == 10
+
+
+def test_a_model_that_decides_nothing_is_not_exported(model, evaluation, tmp_path):
+    """With no golden case clear of the threshold there is no bundle."""
+    with pytest.raises(ConfigurationError, match="decides nothing"):
+        export(model, evaluation, tmp_path, version="0.0.1", training={}, logit_tolerance=1e6)
