@@ -3,7 +3,7 @@
     incoming/*.part                                  being written; stale ones are swept at start
     studies/<study>/<object>_<sha256>.dcm            Part 10 files: the data set exactly as received
     reports/<transaction>.json                       storage-commitment reports
-    outbox/<study>/<object>.dcm                      our outputs until the PACS has committed to them
+    outbox/<study>/<object>_<sha256>.dcm             our outputs until the PACS has committed to them
 
 Everything appears by rename after its bytes are on the disk, and the directory is synchronised after.
 """
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from dicom_node.header import Identity, read_identity
 from dicom_node.uids import is_valid_uid
 
 _REMEMBERED_STUDIES = 10_000
+_CLOCK_TICK_NS = 1_000_000_000
 
 
 class SpoolFull(Retryable):
@@ -97,6 +99,7 @@ class Spool:
         self._outbox = root / "outbox"
         self._filing = threading.Lock()
         self._durable: set[str] = set()
+        self._looked_into: dict[str, tuple[int, SpooledStudy | None]] = {}
 
     def prepare(self) -> None:
         """Make the directories, and sweep the temporary files of processes that are gone."""
@@ -121,18 +124,22 @@ class Spool:
             return incoming.file(incoming.identity(transfer_syntax_uid), transfer_syntax_uid, arrival)
 
     def studies(self) -> Iterator[SpooledStudy]:
-        """Every study that has objects, from the file system's times alone."""
+        """Every study that has objects, from the file system's times alone.
+
+        A study whose directory has not changed is not looked into again, so that this may be asked
+        every few seconds of a spool that holds many thousands.
+        """
+        now_ns = time.time_ns()
         for directory in os.scandir(self._studies):
-            times = [
-                entry.stat().st_mtime_ns for entry in os.scandir(directory) if entry.name.endswith(".dcm")
-            ]
-            if times:
-                yield SpooledStudy(
-                    study_instance_uid=directory.name,
-                    instances=len(times),
-                    first_ns=min(times),
-                    last_ns=max(times),
-                )
+            changed_ns = directory.stat().st_mtime_ns
+            known = self._looked_into.get(directory.name)
+            if known is None or known[0] != changed_ns:
+                known = (changed_ns, _look_into(directory))
+                # Within one tick of its clock a directory may change without a new time.
+                if now_ns - changed_ns > _CLOCK_TICK_NS:
+                    self._looked_into[directory.name] = known
+            if known[1] is not None:
+                yield known[1]
 
     def instances(self, study_instance_uid: str) -> list[SpooledInstance]:
         """The objects of a study, oldest first; none where the study is unknown."""
@@ -304,6 +311,15 @@ class Incoming:
     def discard(self) -> None:
         """Forget the object, unless it is filed."""
         self._part.discard()
+
+
+def _look_into(directory: os.DirEntry[str]) -> SpooledStudy | None:
+    times = [entry.stat().st_mtime_ns for entry in os.scandir(directory) if entry.name.endswith(".dcm")]
+    if not times:
+        return None
+    return SpooledStudy(
+        study_instance_uid=directory.name, instances=len(times), first_ns=min(times), last_ns=max(times)
+    )
 
 
 def _read_instance(path: Path) -> SpooledInstance:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,6 +66,17 @@ def test_counts_studies_without_reading_them(spool: Spool) -> None:
     (study,) = spool.studies()
     assert (study.study_instance_uid, study.instances) == ("1.2.3", 2)
     assert study.first_ns <= study.last_ns
+
+
+@pytest.mark.parametrize("quiet_seconds", [0, 3600])
+def test_a_study_that_was_looked_into_still_shows_what_comes_later(spool: Spool, quiet_seconds: int) -> None:
+    """However long a study has not changed, one more object is seen."""
+    keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.1")))
+    long_ago = time.time() - quiet_seconds
+    os.utime(spool.root / "studies" / "1.2.3", (long_ago, long_ago))
+    assert [study.instances for study in spool.studies()] == [1]
+    keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.2")))
+    assert [study.instances for study in spool.studies()] == [2]
 
 
 def test_an_unknown_study_has_no_instances(spool: Spool) -> None:
