@@ -213,6 +213,27 @@ def eventually_fixture() -> Callable[..., Any]:
     return eventually
 
 
+@pytest.fixture(name="free_port", scope="session")
+def free_port_fixture() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture
+def start_program(tmp_path) -> Iterator[Callable[..., Program]]:
+    """`start_program(command, port=...)` runs a peer until the test ends."""
+    started: list[Program] = []
+
+    def start(command: list[str], *, port: int) -> Program:
+        one = Program(command, tmp_path / f"program-{len(started)}.log").start()
+        started.append(one)
+        eventually(lambda: accepts(port), what=f"{Path(command[0]).name} listens")
+        return one
+
+    yield start
+    for one in started:
+        one.stop()
+
+
 @pytest.fixture(scope="module")
 def node_port() -> int:
     return free_port()
