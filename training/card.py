@@ -46,6 +46,8 @@ those of the operating point in use.
 |---|---|---|---|---|---|---|
 {_lines(_figures(figures) for figures in made.evaluation.figures)}
 
+{_against_floor(made.evaluation.figures)}
+
 No row here was trained on, and no patient stands in two splits. `srcbal, every patient not learnt from` adds
 films of split `train` that the licence rule keeps out of training, unless another film of that patient was
 learnt from.
@@ -75,8 +77,9 @@ A licence that a repository claims is that repository's claim; the originals bel
 ## How it was made
 - DenseNet-121, the grey input repeated to three channels, one logit behind global average pooling; recipe
   `{manifest.recipe}`, {manifest.size} x {manifest.size} pixels.
-- {_stages(settings)}; {settings.films_per_epoch} films an epoch, batch {settings.batch},
-  AdamW {settings.learning_rate:g} in one cycle, exponential average of weights ({settings.average:g}), seed {settings.seed}.
+- {_stages(settings)}; {settings.films_per_epoch} films an epoch, batch {settings.batch}
+  (each film was seen {_views(run, covid + noncovid)} times), AdamW {settings.learning_rate:g} in one cycle,
+  exponential average of weights ({settings.average:g}), seed {settings.seed}.
   The last epoch is shipped: `dev` chose no epoch.{_replanned(run)}
 - Augmentation draws anew what gives a publisher away: crop, border, aspect, rotation, mirror, resampling,
   blur, noise, JPEG, covered boxes.
@@ -95,6 +98,17 @@ def _figures(figures: Figures) -> str:
     cells = (figures.auroc, figures.floor_auroc, figures.sensitivity, figures.specificity)
     row = " | ".join(map(str, cells))
     return f"| {figures.rows} | {figures.films} ({figures.positive}) | {row} | {figures.brier:.3f} |"
+
+
+def _views(run: RunRecord, films: int) -> str:
+    return f"{run.settings.epochs * min(run.settings.films_per_epoch, films) / films:.1f}"
+
+
+def _against_floor(all_figures: Iterable[Figures]) -> str:
+    below = [f"`{f.rows}`" for f in all_figures if f.auroc.value <= f.floor_auroc.value]
+    if not below:
+        return "The network is above the floor on every set of rows."
+    return f"**The network does not reach the floor on {', '.join(below)}.**"
 
 
 def _point(point: OperatingPoint) -> str:
