@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Literal, cast
 
 import structlog
@@ -12,8 +13,8 @@ import structlog
 def configure_logs(*, level: str = "INFO", style: Literal["json", "console"] = "console") -> None:
     """Set up structured logs on stderr for this process.
 
-    pydicom and pynetdicom quote values of the data set in warnings and debug output, Celery quotes
-    arguments: below `ERROR` they are silent, and pydicom always is, because a value may be a name.
+    pydicom, pynetdicom and highdicom quote values of the data set, and a value may be a name: their logs
+    and all Python warnings, which carry their words under the name of any module, are silent.
     """
     renderer = (
         structlog.processors.JSONRenderer()
@@ -34,6 +35,7 @@ def configure_logs(*, level: str = "INFO", style: Literal["json", "console"] = "
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for name in ("pydicom", "pynetdicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
 
 
 def get_logger(station: str) -> structlog.stdlib.BoundLogger:

@@ -25,6 +25,9 @@ _FEWEST_LEVELS = 8
 _SMALLEST_SPREAD = 1 / 64
 """A window that maps the film to less than this share of the greys is not meant for it."""
 
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+"""VOILUTFunction's defined terms (PS3.3 C.11.2.1.3)."""
+
 _SAMPLE = 100_000
 """Pixels, enough to know a film's range."""
 
@@ -124,7 +127,10 @@ def _candidates(header: Dataset, values: Values) -> list[tuple[Values, str]]:
         if looked_up is not None:
             entries, bits = looked_up
             found.append((np.clip(entries / ((1 << bits) - 1), 0, 1), "LUT"))
-    function = text(header, "VOILUTFunction") or "LINEAR"
+    function = text(header, "VOILUTFunction")
+    if function not in _FUNCTIONS:
+        # The audit keeps the label for ever: no free text of the header may get into it.
+        function = "LINEAR"
     centres, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
     for centre, width in zip(centres, widths, strict=False):
         shares = _window(values, centre, width, function)

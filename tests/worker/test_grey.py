@@ -62,6 +62,12 @@ def test_sigmoid_window():
     assert np.allclose(shares(ds), 1 / (1 + np.exp(-4 * (ramp() - 2048.0) / 1000)), atol=1e-4)
 
 
+def test_no_text_of_the_header_is_in_the_window_label():
+    """A function that the standard does not define is taken for LINEAR, and its text goes nowhere."""
+    film_with_text = film(ramp(), **window("2048", "1000", VOILUTFunction="DOE^JOHN 1960"))
+    assert grey_of(film_with_text).window == "LINEAR 2048/1000"
+
+
 def test_first_of_several_windows():
     """Of several windows the first one counts."""
     several = film(ramp(), **window(["1000", "2048"], ["800", "4096"]))
