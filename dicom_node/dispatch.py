@@ -42,7 +42,8 @@ def celery_app(settings: NodeSettings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
+        # A thread cannot be cancelled; and it need not, because a claim keeps its study from all others.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=30.0,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,

@@ -46,7 +46,7 @@ class StoreReception:
         self._refusal: Status | None = None
         self._incoming: Incoming | None = None
         if self._sop_class_uid != context.abstract_syntax:
-            self._refuse(Status.SOP_CLASS_NOT_SUPPORTED, "class is not that of its context")
+            self._refuse(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "class is not that of its context")
         else:
             self._open(spool)
 

@@ -54,7 +54,7 @@ def is_valid_uid(value: str) -> bool:
 def derive_uid(*parts: str) -> str:
     """Derive a UID under `2.25.` (PS3.5 B.2) from the parts: the same parts give the same UID for ever.
 
-    A resend of a result is so the same object, byte for byte, and not a second one in the chart.
+    So a result that is made twice is no second object in the chart.
     """
     name = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
     return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"

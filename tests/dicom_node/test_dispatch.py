@@ -67,6 +67,7 @@ def test_a_worker_that_dies_leaves_the_message() -> None:
     conf = celery_app(NodeSettings()).conf
     assert conf.task_acks_late
     assert not conf.task_reject_on_worker_lost
+    assert not conf.worker_cancel_long_running_tasks_on_connection_loss
     assert conf.worker_prefetch_multiplier == 1
     assert conf.accept_content == ["json"]
     assert conf.broker_transport_options["visibility_timeout"] == 900

@@ -147,11 +147,11 @@ def test_refuses_what_it_cannot_read(content: bytes, node: Listening) -> None:
 
 
 def test_refuses_a_class_that_the_context_does_not_name(node: Listening) -> None:
-    """An object of another class than its presentation context is answered 0122."""
+    """An object of another class than its presentation context is answered A900."""
     sent = film(SOPClassUID=uids.SECONDARY_CAPTURE)
     with node.requestor() as association:
         status = send_raw(association, store_request(sent), encoded(sent))
-    assert status == Status.SOP_CLASS_NOT_SUPPORTED
+    assert status == Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS
     assert node.files == []
 
 
