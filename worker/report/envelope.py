@@ -1,6 +1,7 @@
 """What every result has in common: whose it is, who made it, when, and the exact bytes of its file.
 
-Each byte follows from the finding, so a result that is made twice is the same object.
+UIDs follow from the images and the model, so a result that is made twice, after a crash, is one object and
+not two. Its times are those of its own finding; what is sent is always the one that the ledger recorded.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
-from dicom_node.uids import EXPLICIT_VR_LITTLE_ENDIAN, derive_uid
+from dicom_node.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLEMENTATION_CLASS,
+    IMPLEMENTATION_VERSION,
+    derive_uid,
+)
 from worker.findings import ModelIdentity, Output, Role, StudyFinding
 from worker.report import codes
 from worker.report.identity import INSTANCE_CREATOR_UID, cited, graft
 from worker.settings import ReportSection
 
 PRODUCT = "CoVariance"
-_IMPLEMENTATION_CLASS_UID = derive_uid("covariance", "implementation class")
 
 
 def envelope(
@@ -77,8 +82,8 @@ def seal(result: Dataset, source: bytes, *, role: Role, also: tuple[str, ...] = 
     meta.MediaStorageSOPClassUID = result.SOPClassUID
     meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
     meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
-    meta.ImplementationClassUID = UID(_IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = f"COVARIANCE_{software_version()}"[:16]
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS)
+    meta.ImplementationVersionName = f"{IMPLEMENTATION_VERSION}_{software_version()}"[:16]
     file = DicomBytesIO()
     file.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(file, meta)

@@ -20,6 +20,9 @@ _TAKEN_FROM_FILM = (
     "LossyImageCompressionMethod",
 )
 
+_NUMBERS_A_GENERATION = 1000
+"""InstanceNumbers set apart for the heatmaps of one generation, so that viewers show the newest last."""
+
 
 def encode_sc(finding: StudyFinding, score: ImageScore, settings: ReportSection) -> Output:
     """Make the heatmap of one analysed film (PS3.3 A.8.1).
@@ -38,6 +41,7 @@ def encode_sc(finding: StudyFinding, score: ImageScore, settings: ReportSection)
     )
     capture.Modality = settings.secondary_capture_modality
     capture.SeriesNumber = settings.series_number + 1
+    capture.InstanceNumber = _NUMBERS_A_GENERATION * finding.generation + _film_number(finding, score)
     capture.SeriesDescription = SC_SERIES_DESCRIPTION
     capture.ConversionType = "WSD"
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
@@ -56,7 +60,6 @@ def encode_sc(finding: StudyFinding, score: ImageScore, settings: ReportSection)
 def page_of(finding: StudyFinding, score: ImageScore) -> explain.Page:
     """Draw the page of one analysed film, of `score.reading.film` and numbers alone."""
     film, decision = score.reading.film, finding.decision
-    uids = [other.reading.sop_instance_uid for other in finding.scores]
     if film is None or decision is None:
         raise ValueError("only an analysed film has a page")
     return explain.overlay_page(
@@ -65,12 +68,18 @@ def page_of(finding: StudyFinding, score: ImageScore) -> explain.Page:
         logit=score.logit,
         probability=score.probability,
         model=finding.model,
-        film_number=uids.index(score.reading.sop_instance_uid) + 1,
+        film_number=_film_number(finding, score),
         films=len(finding.scores),
         study=decision,
         generation=finding.generation,
         analysed_at=local_time(finding.analysed_at, score.reading.source),
     )
+
+
+def _film_number(finding: StudyFinding, score: ImageScore) -> int:
+    """From 1, the decisive film first."""
+    films = [other.reading.sop_instance_uid for other in finding.scores]
+    return films.index(score.reading.sop_instance_uid) + 1
 
 
 def _source(sop_class_uid: str, sop_instance_uid: str) -> Dataset:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from dicom_node.uids import IMPLEMENTATION_CLASS
 from worker.report.secondary_capture import encode_sc, page_of
 from worker.settings import ReportSection
 
@@ -75,12 +76,18 @@ def test_lossy_history_is_passed_on(read, find, ordinary):
 
 
 def test_films_of_a_study_share_a_series(read, find, ordinary):
-    """Two films give two objects in one series."""
+    """Two films give two objects in one series, with numbers of their own."""
     second = read(ordinary | {"SOPInstanceUID": b"1.2.826.0.1.3680043.8.498.1.1.2"})
     finding = find([(read(), 0.9), (second, 0.5)])
     first, other = (encode_sc(finding, score, SETTINGS) for score in finding.scores)
     assert first.series_instance_uid == other.series_instance_uid
     assert first.sop_instance_uid != other.sop_instance_uid
+    assert [dcmread(BytesIO(one.content)).InstanceNumber for one in (first, other)] == [1001, 1002]
+
+
+def test_file_names_the_implementation_that_speaks_on_the_wire(capture):
+    """File meta and associations give one implementation class UID."""
+    assert capture.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS
 
 
 def test_no_identifier_reaches_the_pixels(read, find, ordinary):
