@@ -48,10 +48,12 @@ class Program:
 class _Child:
     """A program while it runs, and when to start it again."""
 
-    def __init__(self, program: Program, report: Report) -> None:
+    def __init__(self, program: Program, report: Report, longest_pause: float) -> None:
         self.program = program
         self.ready = False
+        self._has_served = False
         self._report = report
+        self._longest_pause = longest_pause
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_fd: int | None = None
         self._started = 0.0
@@ -62,7 +64,7 @@ class _Child:
         """Start the program if it does not run and its pause is over; see whether it serves.
 
         Raises:
-            ConfigurationError: it has ended because its settings cannot work.
+            ConfigurationError: it has ended because its settings cannot work, and it never served with them.
         """
         if self._process is None:
             if time.monotonic() >= self._start_at:
@@ -72,6 +74,7 @@ class _Child:
             self._plan_restart(code)
         elif not self.ready:
             self.ready = self._serves()
+            self._has_served |= self.ready
 
     def _start(self) -> None:
         command = list(self.program.command)
@@ -108,13 +111,18 @@ class _Child:
         return bool(readable) and os.read(self._ready_fd, 1) != b""
 
     def _plan_restart(self, code: int) -> None:
-        if code == CONFIGURATION_EXIT:
+        misconfigured = code == CONFIGURATION_EXIT
+        if misconfigured and not self._has_served:
             raise ConfigurationError(
                 f"The {self.program.name} cannot work with these settings; its message stands above."
             )
         steady = time.monotonic() - self._started > _STEADY_SECONDS
         self._failures = 1 if steady else self._failures + 1
-        pause = min(2.0 ** (self._failures - 1), _LONGEST_PAUSE_SECONDS)
+        # These settings have worked: what fails now (a full disk, a database away) may pass, and the node
+        # must not go down with it.
+        pause = self._longest_pause
+        if not misconfigured:
+            pause = min(2.0 ** (self._failures - 1), pause)
         self._start_at = time.monotonic() + pause
         log.warning("child_ended", program=self.program.name, code=code, restart_in=pause)
 
@@ -141,16 +149,25 @@ class _Child:
 class Stack:
     """Supervises programs: starts them, starts again what dies, and leaves nothing behind."""
 
-    def __init__(self, programs: Sequence[Program], *, report: Report) -> None:
-        """Take the programs in the order in which they are started; they are stopped in reverse."""
-        self._children = [_Child(program, report) for program in programs]
+    def __init__(
+        self, programs: Sequence[Program], *, report: Report, longest_pause: float = _LONGEST_PAUSE_SECONDS
+    ) -> None:
+        """Take the programs in the order in which they are started; they are stopped in reverse.
+
+        Args:
+            programs: what to run.
+            report: takes what they print.
+            longest_pause: seconds before a program that fails again and again is started again.
+        """
+        self._children = [_Child(program, report, longest_pause) for program in programs]
         self._stop = threading.Event()
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Supervise until SIGTERM, SIGINT or SIGHUP; `on_ready` is called once, when all serve.
 
         Raises:
-            ConfigurationError: a program cannot work with its settings; the others are stopped.
+            ConfigurationError: a program has never served and cannot work with its settings; the others are
+                stopped.
         """
         announced = False
         with self._signals():

@@ -22,9 +22,8 @@ SUPERVISOR = """
     import os
     programs = [program(*one.split("=", 1), stop_seconds=0.5) for one in sys.argv[1:]]
     try:
-        Stack(programs, report=lambda name, line: print(name, line, flush=True)).run(
-            lambda: print("all ready", flush=True)
-        )
+        report = lambda name, line: print(name, line, flush=True)
+        Stack(programs, report=report, longest_pause=0.2).run(lambda: print("all ready", flush=True))
     except ConfigurationError as error:
         sys.exit(str(error))
 """
@@ -108,9 +107,21 @@ def test_programs_end_with_a_killed_supervisor(supervise, eventually, family, al
 
 
 def test_settings_that_cannot_work_end_the_stack(supervise, alive, eventually, family):
-    """A program that ends with exit code 2 is not started again: the stack stops and says which it was."""
+    """A program that ends with exit code 2 before it ever served is named, and the stack stops."""
     process, said = supervise(f"good={SERVE}", "bad=time.sleep(0.5); sys.exit(2)")
     good = eventually(lambda: pid_of("good", said()), what="the other program runs")
     assert process.wait(20) == 1
     assert "bad cannot work with these settings" in said()[-1]
     assert not alive(good)
+
+
+def test_settings_that_have_worked_do_not_end_the_stack(supervise, alive, eventually):
+    """A program that served and then ends with exit code 2 is started again, and the others run on."""
+    stops_badly = "signal.signal(signal.SIGTERM, lambda *_: os._exit(2));"
+    process, said = supervise(f"good={SERVE}", f"bad={stops_badly}{SERVE}")
+    eventually(lambda: "all ready" in said(), what="the stack is ready")
+    good, bad = pid_of("good", said()), eventually(lambda: pid_of("bad", said()), what="the program runs")
+    os.kill(bad, signal.SIGTERM)
+    eventually(lambda: pid_of("bad", said()) != bad, what="the program runs again")
+    assert process.poll() is None
+    assert alive(good)
