@@ -106,7 +106,14 @@ class Acceptor:
             self._serve_established()
 
     def _reject(self, request: Request, rejection: Rejection) -> None:
-        log.warning("association_rejected", address=self._address, rejection=rejection)
+        # Titles are printable: a request with control characters in one cannot be read (`Request`).
+        log.warning(
+            "association_rejected",
+            address=self._address,
+            calling_ae=request.calling_ae,
+            called_ae=request.called_ae,
+            rejection=rejection,
+        )
         self._wire.send(request.reject(rejection))
         self._wire.await_close()
 

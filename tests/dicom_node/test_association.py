@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from dicom_node import uids
 from dicom_node.dimse import Command, Field, Operation
@@ -65,6 +66,15 @@ def test_rejects_a_wrong_called_title(node: Listening) -> None:
     """Who asks for another AE is rejected with 1,1,7."""
     with pytest.raises(PeerUnavailable, match=r"called AE title not recognised \(1,1,7\)"):
         node.requestor(called="ORTHANC")
+
+
+def test_the_log_names_who_was_rejected(listen: Callable[..., Listening]) -> None:
+    """Both AE titles stand in the log: without them nobody knows which modality to mend."""
+    node = listen(allowed_callers=("CT1",))
+    with capture_logs() as logs, pytest.raises(PeerUnavailable):
+        node.requestor(calling="CR2", called="NODE2")
+    (told,) = [line for line in logs if line["event"] == "association_rejected"]
+    assert (told["calling_ae"], told["called_ae"]) == ("CR2", "NODE2")
 
 
 def test_rejects_one_association_too_many(listen: Callable[..., Listening]) -> None:
