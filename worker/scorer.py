@@ -16,6 +16,7 @@ from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
 from worker.guard import Decoders
+from worker.report.identity import same_patient
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
 from worker.settings import Settings
@@ -58,7 +59,7 @@ class Scorer:
         """
         analysed_at = datetime.now(UTC)
         readings, rejected = _parted(self._readers.map(self._decoders.read, instances))
-        if len({reading.patient_digest for reading in readings}) > 1:
+        if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
                 Reason.IDENTITY_CONFLICT, "The images of this study name different patients: nothing is sent."
             )
@@ -66,10 +67,15 @@ class Scorer:
         set_aside = tuple(reading for reading in readings if reading.film is None)
         digests = {instance.sop_instance_uid: instance.sha256 for instance in instances}
         basis = [score.reading for score in scores] or reportable(set_aside)
+        # What was analysed under one policy and set aside under another makes two results.
+        told = (
+            (one.eligibility.reason or "analysed", one.sop_instance_uid, digests[one.sop_instance_uid])
+            for one in basis
+        )
         return StudyFinding(
             study_instance_uid=study_instance_uid,
             generation=generation,
-            input_set_hash=_input_set_hash((r.sop_instance_uid, digests[r.sop_instance_uid]) for r in basis),
+            input_set_hash=_input_set_hash(told),
             analysed_at=analysed_at,
             model=self.model,
             scores=scores,
@@ -137,5 +143,5 @@ def reportable(set_aside: Sequence[Reading]) -> list[Reading]:
     return [reading for reading in set_aside if reading.eligibility.reason is not Reason.OWN_OUTPUT]
 
 
-def _input_set_hash(images: Iterable[tuple[str, str]]) -> str:
+def _input_set_hash(images: Iterable[tuple[str, ...]]) -> str:
     return hashlib.sha256("\n".join(" ".join(image) for image in sorted(images)).encode()).hexdigest()

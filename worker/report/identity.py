@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from io import BytesIO
 from typing import cast
 
@@ -89,17 +90,34 @@ def extract(header: Dataset) -> bytes:
 
 
 def patient_digest(header: Dataset) -> str:
-    """SHA-256 of the raw PatientID, issuer and birth date, without their padding: who it is, unreadably."""
+    """SHA-256 of the raw PatientID, issuer and birth date, unpadded: for the audit, unreadably."""
     digest = hashlib.sha256()
     for tag in _PATIENT:
-        value = (_raw(header, tag) or b"").strip(b" \0")
+        value = _bare(header, tag)
         digest.update(len(value).to_bytes(4, "big") + value)
     return digest.hexdigest()
+
+
+def same_patient(sources: Iterable[bytes]) -> bool:
+    """Whether films, told by what `extract` took of each, can be of one patient.
+
+    Each names the same PatientID. An issuer and a birth date count where they are stated: many senders
+    leave them out, and a date may stand as 1960.01.01 (the ACR-NEMA form, PS3.5 6.2).
+    """
+    headers = [cited(source) for source in sources]
+    ids, issuers, births = ({_bare(header, tag) for header in headers} for tag in _PATIENT)
+    dates = {date for birth in births if len(date := birth.replace(b".", b"")) == 8 and date.isdigit()}
+    return len(ids) <= 1 and len(issuers - {b""}) <= 1 and len(dates) <= 1
 
 
 def cited(source: bytes) -> Dataset:
     """Open what `extract` took, to read UIDs and codes from it."""
     return read_dataset(BytesIO(source), is_implicit_VR=False, is_little_endian=True)
+
+
+def accession_number(source: bytes) -> bytes:
+    """The raw AccessionNumber among what `extract` took, without its padding; empty where there is none."""
+    return _bare(cited(source), *_tags("AccessionNumber"))
 
 
 def graft(result: Dataset, source: bytes, *, also: tuple[str, ...] = ()) -> bytes:
@@ -153,6 +171,10 @@ def _raw(header: Dataset, tag: int) -> bytes | None:
             f"The attribute {dictionary_keyword(tag)} has {len(value)} bytes, more than {LARGEST_VALUE}.",
         )
     return value
+
+
+def _bare(header: Dataset, tag: int) -> bytes:
+    return (_raw(header, tag) or b"").strip(b" \0")
 
 
 def _encoded(header: Dataset, element: DataElement) -> bytes:

@@ -105,6 +105,43 @@ def test_sequence_in_place_of_text_is_refused():
         identity.extract(identity.cited(empty_sequence))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"IssuerOfPatientID": b"HOSPITAL A"}, {}),
+        ({"PatientBirthDate": b""}, {}),
+        ({"PatientBirthDate": None}, {}),
+        ({"PatientBirthDate": b"1950.01.01"}, {}),
+        ({"PatientBirthDate": b"unknown"}, {}),
+        ({"PatientID": b" PHANTOM-1"}, {}),
+        ({"PatientName": b"PHANTOM^ANY"}, {}),
+    ],
+)
+def test_films_of_one_patient(open_header, ordinary, one, other):
+    """What one film leaves out, or writes in another way, is no contradiction, in either order."""
+    films = [identity.extract(open_header(ordinary | change)) for change in (one, other)]
+    assert identity.same_patient(films)
+    assert identity.same_patient(reversed(films))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PatientID": b"PHANTOM-2"},
+        {"PatientID": b""},
+        {"IssuerOfPatientID": b"HOSPITAL B"},
+        {"PatientBirthDate": b"19500102"},
+    ],
+)
+def test_films_of_two_patients(open_header, ordinary, change):
+    """A film that names another id, issuer or birth date contradicts the others, whatever some leave out."""
+    first = ordinary | {"IssuerOfPatientID": b"HOSPITAL A"}
+    silent = ordinary | {"PatientBirthDate": b""}
+    films = [identity.extract(open_header(values)) for values in (first, silent, first | change)]
+    assert identity.same_patient(films[:2])
+    assert not identity.same_patient(films)
+
+
 def test_digest_is_equal_for_one_patient(open_header, ordinary):
     """Padding and the name's spelling do not make another patient."""
     one = open_header(ordinary)
