@@ -31,7 +31,7 @@ def serve_worker(ready_fd: int | None) -> None:
 def serve_deliver(ready_fd: int | None) -> None:
     """Deliver until SIGTERM or SIGINT."""
     settings = _begin(ready_fd)
-    from worker.deliver import run_deliver  # noqa: PLC0415
+    from worker.office import run_deliver  # noqa: PLC0415
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

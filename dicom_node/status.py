@@ -19,6 +19,7 @@ class Status(IntEnum):
     DATA_SET_DOES_NOT_MATCH_WARNING = 0xB007
     # General, PS3.7 Annex C
     PROCESSING_FAILURE = 0x0110
+    DUPLICATE_SOP_INSTANCE = 0x0111
     NO_SUCH_OBJECT_INSTANCE = 0x0112
     INVALID_OBJECT_INSTANCE = 0x0117
     NOT_AUTHORISED = 0x0124
@@ -39,6 +40,9 @@ class Verdict(IntEnum):
 def verdict_of(status: int) -> Verdict:
     """Decide from the status of a C-STORE response (PS3.4 B.2.3; PS3.7 C)."""
     if status == Status.SUCCESS or status & 0xF000 == 0xB000:
+        return Verdict.STORED
+    if status == Status.DUPLICATE_SOP_INSTANCE:
+        # An answer to our own second try; whether it holds the object is for the proof to say.
         return Verdict.STORED
     if status & 0xFF00 == 0xA700 or status == Status.RESOURCE_LIMITATION:
         return Verdict.RETRY

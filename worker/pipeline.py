@@ -50,7 +50,7 @@ class Pipeline:
         )
         if claim is None:
             return
-        with Lease(self._ledger, claim, lease):
+        with Lease(self._ledger, claim, lease, maximum=timedelta(seconds=worker.maximum_seconds)):
             self._see_through(claim)
 
     def _see_through(self, claim: Claim) -> None:

@@ -2,65 +2,100 @@
 
 from __future__ import annotations
 
-import time
+from datetime import datetime, timedelta
+from itertools import islice
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.logs import get_logger
 from dicom_node.settings import AssemblySection
 from dicom_node.spool import Spool, SpooledStudy
 from worker.ledger import Ledger
+from worker.ledger.store import Clock, utcnow
 
 log = get_logger("reconcile")
 
-_GRACE_SECONDS = 1.0
+_GRACE = timedelta(seconds=1)
 """The node rings first: only a study that has waited this much longer is taken as unannounced."""
+
+_PATIENCE = timedelta(seconds=30)
+"""How long a study may wait behind a queue that never empties before it is taken as forgotten."""
+
+_BATCH = 50
+"""Studies at one look that are rung for into a queue that holds messages."""
+
+_REMEMBERED = timedelta(seconds=60)
+"""How long a ring is given to be heard there."""
 
 
 class Reconciler:
     """Compares the spool (what came in) and the ledger (what was done) with the doorbell."""
 
     def __init__(
-        self, *, assembly: AssemblySection, spool: Spool, ledger: Ledger, dispatcher: Dispatcher
+        self,
+        *,
+        assembly: AssemblySection,
+        spool: Spool,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        clock: Clock = utcnow,
     ) -> None:
         self._assembly = assembly
         self._spool = spool
         self._ledger = ledger
         self._dispatcher = dispatcher
+        self._clock = clock
         self._settled: dict[str, int] = {}
+        self._rung: dict[str, datetime] = {}
 
     def step(self) -> int:
-        """Ring for every study that waits although the queue is empty; return how many.
+        """Ring for every study that waits unannounced; return how many.
 
-        While the queue holds messages the workers have enough to do, and ringing for a backlog at
-        every look would only make the queue grow.
+        An empty queue announces nothing. While it holds messages the workers have enough to do, and
+        ringing for a backlog at every look would only make it grow: then only what has waited long is
+        rung for, some at a look and each once a minute, because its message may be lost all the same.
         """
-        if self._dispatcher.depth() != 0:
+        depth = self._dispatcher.depth()
+        if depth is None:
             return 0
-        unannounced = dict.fromkeys((*self._ledger.announceable(), *self._unregistered()))
+        now = self._clock()
+        self._rung = {uid: at for uid, at in self._rung.items() if now - at < _REMEMBERED}
+        waiting = self._waiting(now, _PATIENCE) if depth else self._waiting(now, timedelta())
+        if depth:
+            waiting = list(islice((uid for uid in waiting if uid not in self._rung), _BATCH))
         rung = 0
-        for study_instance_uid in unannounced:
+        for study_instance_uid in waiting:
             if not self._dispatcher.ring(study_instance_uid):
                 break
+            self._rung[study_instance_uid] = now
             rung += 1
         if rung:
-            log.info("studies_announced_again", studies=rung)
+            log.info("studies_announced_again", studies=rung, queue=depth)
         return rung
 
-    def _unregistered(self) -> list[str]:
-        now_ns = time.time_ns()
+    def _waiting(self, now: datetime, waited: timedelta) -> list[str]:
+        ready = self._ledger.announceable(waited=waited)
+        return list(dict.fromkeys((*ready, *self._unregistered(now - waited))))
+
+    def _unregistered(self, by: datetime) -> list[str]:
+        # By the number of files, which only grows; two files may share a time.
+        open_questions = [
+            study
+            for study in self._spool.studies()
+            if self._settled.get(study.study_instance_uid) != study.instances and self._released(study, by)
+        ]
+        if not open_questions:
+            return []
+        registered = self._ledger.registered_counts()
         waiting = []
-        for study in self._spool.studies():
-            uid = study.study_instance_uid
-            if self._settled.get(uid) == study.last_ns or not self._released(study, now_ns):
-                continue
-            if self._ledger.registered(uid) >= study.instances:
-                # Nothing more to ask the ledger until another file arrives.
-                self._settled[uid] = study.last_ns
+        for study in open_questions:
+            if registered.get(study.study_instance_uid, 0) < study.instances:
+                waiting.append(study.study_instance_uid)
             else:
-                waiting.append(uid)
+                # Nothing more to ask the ledger until another file arrives.
+                self._settled[study.study_instance_uid] = study.instances
         return waiting
 
-    def _released(self, study: SpooledStudy, now_ns: int) -> bool:
-        quiet = (now_ns - study.last_ns) / 1e9 - _GRACE_SECONDS
-        open_for = (now_ns - study.first_ns) / 1e9 - _GRACE_SECONDS
+    def _released(self, study: SpooledStudy, by: datetime) -> bool:
+        seconds = (by - _GRACE).timestamp()
+        quiet, open_for = seconds - study.last_ns / 1e9, seconds - study.first_ns / 1e9
         return quiet >= self._assembly.quiet_seconds or open_for >= self._assembly.cap_seconds

@@ -44,6 +44,8 @@ class WorkerSection(Section):
     """Seconds that the decoding of one image may take."""
     lease: Seconds = 20.0
     """Seconds without a sign of life after which a worker's claim is void and another may take the study."""
+    maximum_seconds: Seconds = 600.0
+    """Seconds after which a study's claim is given up although its worker lives: it hangs."""
     maximum_attempts: int = Field(default=3, ge=1)
     """Claims of one job before it is quarantined."""
 
@@ -88,7 +90,7 @@ class Destination(Section):
     verify: Literal["commitment", "find", "none"] = "commitment"
     """How a stored object is proven: storage commitment, a C-FIND at image level, or not at all."""
     commitment_timeout: Seconds = 60.0
-    """Seconds after which an unanswered commitment request is made again."""
+    """Seconds after which an unanswered commitment request is made again; doubled each time, to an hour."""
 
 
 class DeliverySection(Section):
@@ -102,8 +104,8 @@ class DeliverySection(Section):
     """Seconds before the second try; doubled for each further one, with jitter."""
     backoff_cap: Seconds = 600.0
     """Longest pause between two tries. There is no last try."""
-    permanent_attempts: int = Field(default=3, ge=1)
-    """Tries before an object that the destination says it cannot understand is set aside."""
+    permanent_attempts: int = Field(default=5, ge=1)
+    """Times in a row that a destination may say it cannot understand an object before it is set aside."""
     reconcile_seconds: Seconds = 2.0
     """Pause between two looks for studies that no message announces."""
     timeout: Seconds = 30.0

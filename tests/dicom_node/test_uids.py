@@ -49,6 +49,7 @@ def test_derives_the_same_uid_for_ever() -> None:
         (0x0000, Verdict.STORED),
         (0xB000, Verdict.STORED),
         (0xB007, Verdict.STORED),
+        (0x0111, Verdict.STORED),
         (0xA700, Verdict.RETRY),
         (0xA7FF, Verdict.RETRY),
         (0x0213, Verdict.RETRY),

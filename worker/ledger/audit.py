@@ -41,6 +41,7 @@ class Kind(StrEnum):
     FAILED = "failed"
     PARKED = "parked"
     COMMITMENT_REQUESTED = "commitment_requested"
+    COMMITMENT_REFUSED = "commitment_refused"
     COMMITTED = "committed"
     COMMITMENT_FAILED = "commitment_failed"
     VERIFIED = "verified"

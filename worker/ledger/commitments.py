@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, exists, insert, select, update
+from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
 from worker.ledger.audit import Kind
@@ -16,6 +18,7 @@ from worker.ledger.models import Commitment, Delivery, DeliveryState
 from worker.ledger.store import Transaction
 
 _RESEND_CAP = timedelta(minutes=10)
+_LONGEST_WAIT = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +45,46 @@ class Commitments(Deliveries):
         return self._deliveries(destination, (Delivery.state == DeliveryState.STORED, ~is_open), limit)
 
     def request_commitment(
-        self, delivery_ids: Sequence[int], transaction_uid: str, deadline: datetime
+        self, delivery_ids: Sequence[int], transaction_uid: str, patience: timedelta
     ) -> None:
-        """Note that the destination is about to be asked for these objects; once a transaction."""
+        """Note that the destination is about to be asked for these objects; once a transaction.
+
+        An answer is waited for `patience`, and for twice as long as the last time when there was none. A
+        destination that never answers leaves one event an object, not one a request.
+        """
         with self._writing() as writer:
             mine = Commitment.transaction_uid == transaction_uid
             known = set(writer.execute(select(Commitment.delivery_id).where(mine)).scalars())
             fresh = [one for one in dict.fromkeys(delivery_ids) if one not in known]
             if not fresh:
                 return
-            told = {"transaction_uid": transaction_uid, "deadline": deadline}
-            rows = [{**told, "delivery_id": one, "requested_at": writer.now} for one in fresh]
+            asked = _asked_before(writer, fresh)
+            told = {"transaction_uid": transaction_uid, "requested_at": writer.now}
+            deadlines = {one: writer.now + _wait(patience, asked[one]) for one in fresh}
+            rows = [{**told, "delivery_id": one, "deadline": deadlines[one]} for one in fresh]
             writer.execute(insert(Commitment), rows)
             for row in writer.execute(facts().where(Delivery.id.in_(fresh))).all():
-                note(writer, row, Kind.COMMITMENT_REQUESTED, **told)
+                if not asked[row.id]:
+                    told = {"transaction_uid": transaction_uid, "deadline": deadlines[row.id]}
+                    note(writer, row, Kind.COMMITMENT_REQUESTED, **told)
+
+    def commitment_refused(self, transaction_uid: str, status: int) -> None:
+        """Note that a request was not accepted; it is made again at its deadline.
+
+        The same refusal again leaves no event.
+        """
+        with self._writing() as writer:
+            mine = Commitment.transaction_uid == transaction_uid
+            earlier = aliased(Commitment)
+            said_so = exists().where(
+                earlier.delivery_id == Delivery.id,
+                earlier.transaction_uid != transaction_uid,
+                earlier.status == status,
+            )
+            asked = facts().join(Commitment, Commitment.delivery_id == Delivery.id).where(mine, ~said_so)
+            for row in writer.execute(asked).all():
+                note(writer, row, Kind.COMMITMENT_REFUSED, transaction_uid=transaction_uid, status=status)
+            writer.execute(update(Commitment).where(mine).values(status=status))
 
     def commitment_reported(self, report: CommitmentReport) -> CommitmentOutcome:
         """Take over the destination's answer; an answer to an older request counts as well.
@@ -77,6 +106,20 @@ class Commitments(Deliveries):
                 committed=sum(_commit(writer, row, report.transaction_uid) for row in committed),
                 failed=sum(_not_held(writer, row, reason, report.transaction_uid) for row, reason in failed),
             )
+
+
+def _wait(patience: timedelta, asked: int) -> timedelta:
+    return max(patience, min(patience * 2.0 ** min(asked, 16), _LONGEST_WAIT))
+
+
+def _asked_before(writer: Transaction, delivery_ids: Sequence[int]) -> Counter[int]:
+    """How often the destination was asked for each object since it stored it."""
+    asked = (
+        select(Commitment.delivery_id)
+        .join(Delivery, Commitment.delivery_id == Delivery.id)
+        .where(Delivery.id.in_(delivery_ids), Commitment.requested_at >= Delivery.stored_at)
+    )
+    return Counter(writer.execute(asked).scalars())
 
 
 def _commit(writer: Transaction, row: Row[Any], transaction_uid: str) -> bool:

@@ -37,6 +37,8 @@ class DueDelivery:
     path: Path
     sha256: str
     attempts: int
+    refusals: int
+    """Times in a row that the destination said it cannot understand the object."""
 
 
 class Deliveries(Store):
@@ -55,13 +57,19 @@ class Deliveries(Store):
                 change = {"state": DeliveryState.STORED, "stored_at": writer.now, "sentence": None}
                 move(writer, row, Kind.STORED, change | _tried(row, status))
 
-    def delivery_retry(self, delivery_id: int, status: int | None, not_before: datetime) -> None:
-        """Note a try without success (`status` None: no answer), and when to try again."""
+    def delivery_retry(
+        self, delivery_id: int, status: int | None, not_before: datetime, *, refused: bool = False
+    ) -> None:
+        """Note a try without success (`status` None: no answer), and when to try again.
+
+        Refusals are counted as long as nothing else comes between them.
+        """
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.DUE,))
             if row is None:
                 return
-            change = {"due_at": not_before} | _tried(row, status)
+            refusals = row.refusals + 1 if refused else 0
+            change = {"due_at": not_before} | _tried(row, status) | {"refusals": refusals}
             # A destination that is away for a weekend leaves one event, not thousands.
             says_something_new = row.attempts == 0 or status != row.last_status
             move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
@@ -107,6 +115,7 @@ class Deliveries(Store):
                 path=Path(row.path),
                 sha256=row.sha256,
                 attempts=row.attempts,
+                refusals=row.refusals,
             )
             for row in found
         ]
@@ -146,7 +155,7 @@ def _find(writer: Transaction, delivery_id: int, states: Collection[DeliveryStat
 
 
 def _tried(row: Row[Any], status: int | None) -> dict[str, Any]:
-    return {"attempts": row.attempts + 1, "last_status": status}
+    return {"attempts": row.attempts + 1, "last_status": status, "refusals": 0}
 
 
 def due_again(row: Row[Any], not_before: datetime) -> dict[str, Any]:

@@ -57,6 +57,12 @@ class Intake(Store):
         with self._reading() as connection:
             return connection.execute(count).scalar_one()
 
+    def registered_counts(self) -> dict[str, int]:
+        """`registered` of every study that has images, in one query."""
+        counts = select(Image.study_instance_uid, func.count()).group_by(Image.study_instance_uid)
+        with self._reading() as connection:
+            return dict(connection.execute(counts).all())
+
 
 def _contents(study_instance_uid: str) -> Select[str, str]:
     return select(Image.sop_instance_uid, Image.sha256).where(Image.study_instance_uid == study_instance_uid)

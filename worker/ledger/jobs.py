@@ -129,10 +129,10 @@ class Jobs(Store):
             writer.note(Kind.FINISHED_WITHOUT_RESULT, claim.study_instance_uid, **told)
             return Recorded.RECORDED
 
-    def announceable(self, *, limit: int = 1000) -> list[str]:
-        """Studies whose job may be claimed now, the longest-waiting first."""
+    def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> list[str]:
+        """Studies whose job may be claimed, and might have been for `waited`; the longest-waiting first."""
         with self._reading() as connection:
-            waiting = select(Job.study_instance_uid).where(_claimable(self._clock()))
+            waiting = select(Job.study_instance_uid).where(_claimable(self._clock() - waited))
             return list(connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).scalars())
 
 

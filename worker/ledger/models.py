@@ -255,6 +255,8 @@ class Delivery(Base):
 class Commitment(Base):
     """A delivery within a storage-commitment transaction; an older transaction may still be answered."""
 
+    refusals: Mapped[int] = mapped_column(default=0)
+    """Refusals in a row; any other outcome begins anew."""
     __tablename__ = "commitments"
     __table_args__ = (UniqueConstraint("transaction_uid", "delivery_id"), Index(None, "delivery_id"))
 
@@ -275,6 +277,8 @@ class Event(Base):
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[str]
     """ISO 8601 in UTC, as text: what was hashed is what is kept."""
+    status: Mapped[int | None]
+    """DIMSE status of the request if it was refused."""
     kind: Mapped[str]
     study_instance_uid: Mapped[str | None]
     body: Mapped[str]

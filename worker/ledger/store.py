@@ -23,6 +23,9 @@ BUSY_SECONDS = 30
 """How long a writer waits for the one before it."""
 _WRITER_LOCK = 0x436F5661726961  # "CoVaria", a key of our own among PostgreSQL's advisory locks
 
+_READ_ONLY = "25006"
+"""PostgreSQL while it fails over, or its disk is full; the driver takes it for an error of ours."""
+
 Clock = Callable[[], datetime]
 
 
@@ -123,7 +126,8 @@ def transaction(engine: Engine, *, writes: bool) -> Iterator[Connection]:
         raise Retryable("The database is busy: every connection is in use.") from None
     except DBAPIError as error:
         code = _code(error)
-        if not isinstance(error, OperationalError | InterfaceError) or code == "SQLITE_ERROR":
+        passes = isinstance(error, OperationalError | InterfaceError) and code != "SQLITE_ERROR"
+        if not (passes or error.connection_invalidated or code == _READ_ONLY):
             raise
         # The code only: a driver's text may quote values.
         raise Retryable(f"The database is away or busy ({code}).") from None

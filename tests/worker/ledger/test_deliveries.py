@@ -6,12 +6,14 @@ from datetime import timedelta
 
 from dicom_node.commitment import CommitmentReport
 
+NOT_SUPPORTED, PROCESSING_FAILURE = 0x0122, 0x0110
 NO_SUCH_OBJECT = 0x0112  # PS3.7 C.5.? as in a commitment report's Failure Reason
 OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
 
 
 def request(ledger, clock, delivery, transaction="2.25.1", seconds=60):
-    ledger.request_commitment([delivery.delivery_id], transaction, clock.now + timedelta(seconds=seconds))
+    ledger.request_commitment([delivery.delivery_id], transaction, timedelta(seconds=seconds))
 
 
 def report(transaction="2.25.1", *, committed=(), failed=()):
@@ -66,6 +68,21 @@ def test_long_outage_leaves_one_event(ledger, given, clock):
     assert told == [(1, None), (4, OUT_OF_RESOURCES)]
 
 
+def test_refusals_are_counted_in_a_row(ledger, given, clock):
+    """Any other outcome between two refusals begins their count anew; attempts go on."""
+    delivery = given.due("1.2")
+
+    def counted():
+        again = next(d for d in ledger.due_deliveries("pacs", 10) if d.delivery_id == delivery.delivery_id)
+        return again.attempts, again.refusals
+
+    for _ in range(2):
+        ledger.delivery_retry(delivery.delivery_id, CANNOT_UNDERSTAND, clock.now, refused=True)
+    assert counted() == (2, 2)
+    ledger.delivery_retry(delivery.delivery_id, None, clock.now)
+    assert counted() == (3, 0)
+
+
 def test_failed_and_parked_wait_for_people(ledger, given):
     """A refused object is not tried again until people ask for it."""
     failed, parked = given.due("1.2"), given.due("1.3")
@@ -98,6 +115,52 @@ def test_unanswered_request_is_made_again(ledger, given, clock):
     request(ledger, clock, delivery, seconds=60)
     clock.pass_by(60)
     assert [d.delivery_id for d in ledger.stored_unverified("pacs", 10)] == [delivery.delivery_id]
+
+
+def test_silence_is_waited_for_twice_as_long_each_time(ledger, given, clock):
+    """Requests to a destination that never reports become rarer, to one an hour."""
+    delivery = given.stored("1.2")
+    waits = []
+    for number in range(8):
+        request(ledger, clock, delivery, f"2.25.{number + 1}", seconds=60)
+        asked_at = clock.now
+        while not ledger.stored_unverified("pacs", 10):
+            clock.pass_by(60)
+        waits.append((clock.now - asked_at).total_seconds())
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_stored_anew_is_asked_about_without_delay(ledger, given, clock):
+    """After an object was sent again the wait for a report is the first one."""
+    delivery = given.stored("1.2")
+    request(ledger, clock, delivery, "2.25.1")
+    clock.pass_by(61)
+    ledger.commitment_reported(report("2.25.1", failed=[delivery.sop_instance_uid]))
+    ledger.delivery_sent(delivery.delivery_id, 0x0000)
+    request(ledger, clock, delivery, "2.25.2", seconds=60)
+    clock.pass_by(60)
+    assert [d.delivery_id for d in ledger.stored_unverified("pacs", 10)] == [delivery.delivery_id]
+
+
+def test_silence_leaves_one_event(ledger, given, clock):
+    """A destination that never reports fills no audit trail with our requests."""
+    delivery = given.stored("1.2")
+    for number in range(3):
+        request(ledger, clock, delivery, f"2.25.{number + 1}")
+        clock.pass_by(3600)
+    assert [e["transaction_uid"] for e in given.events("1.2", "commitment_requested")] == ["2.25.1"]
+
+
+def test_refused_request_leaves_one_event(ledger, given, clock):
+    """The status with which a destination refuses requests is noted once, and once more when it changes."""
+    delivery = given.stored("1.2")
+    for number, status in enumerate((NOT_SUPPORTED, NOT_SUPPORTED, PROCESSING_FAILURE)):
+        transaction = f"2.25.{number + 1}"
+        request(ledger, clock, delivery, transaction)
+        ledger.commitment_refused(transaction, status)
+        clock.pass_by(3600)
+    told = [event["status"] for event in given.events("1.2", "commitment_refused")]
+    assert told == [NOT_SUPPORTED, PROCESSING_FAILURE]
 
 
 def test_report_commits(ledger, given, clock):
@@ -164,7 +227,7 @@ def test_report_proves_one_destination(ledger, given, clock):
         for one in ledger.due_deliveries(destination, 10):
             ledger.delivery_sent(one.delivery_id, 0x0000)
     asked = ledger.stored_unverified("archive", 10)
-    ledger.request_commitment([d.delivery_id for d in asked], "2.25.1", clock.now + timedelta(seconds=60))
+    ledger.request_commitment([d.delivery_id for d in asked], "2.25.1", timedelta(seconds=60))
     ledger.commitment_reported(report(committed=[d.sop_instance_uid for d in asked]))
     assert ledger.status().deliveries == {"archive": {"committed": 2}, "pacs": {"stored": 2}}
 

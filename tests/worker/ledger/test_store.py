@@ -154,3 +154,17 @@ def test_busy_sqlite_is_retryable(tmp_path, monkeypatch):
         pytest.raises(Retryable, match="SQLITE_BUSY"),
     ):
         ledger.retry()
+
+
+def test_read_only_postgresql_is_retryable(cluster):
+    """A server that takes no writing for now, in a fail-over or on a full disk, is Retryable."""
+    settings = Settings(database=DatabaseSection(url=cluster.new_database()))
+    name = make_url(settings.database.url).database
+    with open_ledger(settings, migrate=True) as ledger:
+        ledger.close()  # the next connection is a new one
+        cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(Retryable, match="25006"):
+            ledger.retry()
+        ledger.close()
+        cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+        assert ledger.retry() == 0

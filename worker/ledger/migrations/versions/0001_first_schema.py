@@ -204,6 +204,7 @@ def _deliveries() -> None:
         sa.Column("due_at", TIME, nullable=False),
         sa.Column("last_status", sa.Integer, nullable=True),
         sa.Column("sentence", TEXT, nullable=True),
+        sa.Column("refusals", sa.Integer, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("stored_at", TIME, nullable=True),
         sa.Column("proven_at", TIME, nullable=True),
@@ -227,6 +228,7 @@ def _commitments() -> None:
         sa.Column("reported_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["delivery_id"], ["deliveries.id"], name="fk_commitments_delivery_id"),
         sa.PrimaryKeyConstraint("id", name="pk_commitments"),
+        sa.Column("status", sa.Integer, nullable=True),
         sa.UniqueConstraint(
             "transaction_uid", "delivery_id", name="uq_commitments_transaction_uid_delivery_id"
         ),

@@ -1,0 +1,87 @@
+"""The deliver process: a thread a destination, and the housekeeping beside them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import Retryable
+from dicom_node.logs import get_logger
+from dicom_node.spool import Spool
+from worker.deliver import Deliverer
+from worker.ledger import Ledger, open_ledger
+from worker.reconcile import Reconciler
+from worker.settings import Settings
+
+log = get_logger("office")
+
+_LONGEST_PAUSE = 30.0
+
+
+class Office:
+    """All that `covariance deliver` does."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._spool = Spool(settings.spool.path)
+        self._ledger = ledger
+        self._deliverers = [Deliverer(d, settings=settings, ledger=ledger) for d in settings.destinations]
+        self._reconciler = Reconciler(
+            assembly=settings.assembly, spool=self._spool, ledger=ledger, dispatcher=Dispatcher(settings)
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set."""
+        pauses = self._settings.delivery
+        loops: list[tuple[Callable[[], object], float]] = [
+            (self._reconciler.step, pauses.reconcile_seconds),
+            (self.take_reports, pauses.poll_seconds),
+            (self.drop_outputs, pauses.reconcile_seconds),
+            *((deliverer.step, pauses.poll_seconds) for deliverer in self._deliverers),
+        ]
+        threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def take_reports(self) -> None:
+        """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
+        for report in self._spool.reports():
+            self._ledger.commitment_reported(report)
+            self._spool.drop_report(report.transaction_uid)
+
+    def drop_outputs(self) -> None:
+        """Remove the bytes of outputs that every destination has answered for."""
+        trusted = [one.name for one in self._settings.destinations if one.verify == "none"]
+        for output in self._ledger.outputs_to_drop(trusted=trusted):
+            self._spool.drop_output(output.path)
+            self._ledger.output_dropped(output.sop_instance_uid)
+
+
+def repeat(step: Callable[[], object], pause: float, stop: threading.Event) -> None:
+    """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail."""
+    failures = 0
+    while not stop.wait(min(pause * 2**failures, _LONGEST_PAUSE)):
+        try:
+            step()
+        except Retryable as error:
+            failures = min(failures + 1, 8)
+            log.warning("deliver_waits", why=str(error))
+        except Exception as error:  # noqa: BLE001 (a task boundary: a loop that ended would never deliver again)
+            failures = min(failures + 1, 8)
+            log.error("step_failed", step=step.__qualname__, error=type(error).__name__)
+        else:
+            failures = 0
+
+
+def run_deliver(settings: Settings, stop: threading.Event) -> None:
+    """Deliver and reconcile until `stop` is set.
+
+    Raises:
+        ConfigurationError: the database cannot be used.
+    """
+    with open_ledger(settings, migrate=True) as ledger:
+        log.info("deliver_ready", destinations=len(settings.destinations))
+        Office(settings, ledger).run(stop)
