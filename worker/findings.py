@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.errors import Reason
+from dicom_node.uids import derive_uid
 
 
 class Verdict(StrEnum):
@@ -60,7 +62,7 @@ class Reading:
     source: bytes
     """Attributes that results copy or cite, Explicit VR Little Endian, values byte-exact."""
     patient_digest: str
-    """SHA-256 of the raw PatientID, issuer and birth date: equal for the images of one patient."""
+    """SHA-256 of the raw PatientID, issuer and birth date, for the audit (`same_patient` compares)."""
     film: Film | None = None
     """None when the image is not analysed."""
 
@@ -115,6 +117,17 @@ class ModelIdentity:
     temperature: float = 1.0
     """probability = sigmoid(logit / temperature)."""
 
+    @property
+    def configuration(self) -> str:
+        """SHA-256 over all that decides on a result, and not over the machine that computed it."""
+        decides = (self.sha256, self.version, self.recipe, self.temperature, self.threshold)
+        return hashlib.sha256(repr((*decides, self.operating_point)).encode()).hexdigest()
+
+    @property
+    def device_uid(self) -> str:
+        """DeviceUID of the algorithm: another one whenever weights, recipe or threshold change."""
+        return derive_uid("device", self.configuration)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFinding:
@@ -123,7 +136,7 @@ class StudyFinding:
     study_instance_uid: str
     generation: int
     input_set_hash: str
-    """SHA-256 over the sorted (SOPInstanceUID, sha256) of the images that the result rests on."""
+    """SHA-256 over the images that the result rests on, and over whether they were analysed."""
     analysed_at: datetime
     model: ModelIdentity
     scores: tuple[ImageScore, ...]

@@ -96,7 +96,7 @@ def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance
     gives_work = any(row["generation"] for row in rows)
     if gives_work:
         generation += 1
-        _open_job(writer, uid, generation)
+        open_job(writer, uid, generation)
     if rows:
         writer.note(Kind.REGISTERED, uid, generation=generation, images=[_told(row) for row in rows])
     return _answer(writer.execute(_newest_job(uid)).one_or_none(), new=len(rows))
@@ -168,7 +168,8 @@ def _own_outputs(writer: Transaction, sop_instance_uids: list[str]) -> set[str]:
     return own
 
 
-def _open_job(writer: Transaction, uid: str, generation: int) -> None:
+def open_job(writer: Transaction, uid: str, generation: int) -> None:
+    """Make the job of a new generation, which takes the place of an unfinished one."""
     unfinished = (JobState.READY, JobState.CLAIMED, JobState.QUARANTINED)
     # A claimed one too: its worker learns at the next step that it works for nothing.
     overtaken = writer.execute(
@@ -185,6 +186,7 @@ def _open_job(writer: Transaction, uid: str, generation: int) -> None:
         "generation": generation,
         "state": JobState.READY,
         "attempt": 0,
+        "releases": 0,
         "fence": 0,
         "not_before": writer.now,
         "created_at": writer.now,

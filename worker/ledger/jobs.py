@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
 
 from dicom_node.errors import Reason
 from dicom_node.spool import SpooledInstance
-from worker.findings import StudyFinding
+from worker.findings import ModelIdentity, StudyFinding
 from worker.ledger.audit import Kind
 from worker.ledger.models import Disposition, Image, Job, JobState
 from worker.ledger.store import Store, Transaction
@@ -27,6 +28,7 @@ class Claim:
     study_instance_uid: str
     generation: int
     attempt: int
+    releases: int
     fence: int
     instances: tuple[SpooledInstance, ...]
     """Every image that the study's result is to rest on, oldest first; one a SOP instance."""
@@ -41,7 +43,7 @@ class Recorded(StrEnum):
     SUPERSEDED = "superseded"
     """A newer generation took the job's place: nothing was written."""
     UNCHANGED = "unchanged"
-    """The same model has a result for the same images: that one stands."""
+    """The result in force is of the same model and the same images: that one stands."""
 
 
 class Jobs(Store):
@@ -52,8 +54,8 @@ class Jobs(Store):
     ) -> Claim | None:
         """Take the study's job if it is ready or its lease has lapsed; None when there is none to take.
 
-        A job that was claimed `maximum_attempts` times without an end is quarantined instead: whatever
-        kills its workers would go on for ever.
+        A job whose claims ended in silence `maximum_attempts` times is quarantined instead: whatever
+        kills its workers would go on for ever. Claims that were released do not count.
 
         Raises:
             Retryable: the database is away or busy.
@@ -72,10 +74,10 @@ class Jobs(Store):
                     claimed_at=now,
                     lease_until=now + lease,
                 )
-                .returning(Job.id, Job.generation, Job.attempt, Job.fence)
+                .returning(Job.id, Job.generation, Job.attempt, Job.releases, Job.fence)
             ).one_or_none()
             if row is None:
-                _give_up(writer, study_instance_uid, claimable)
+                _give_up(writer, claimable)
                 return None
             facts = row._asdict()
             writer.note(Kind.CLAIMED, study_instance_uid, worker=worker, lease_until=now + lease, **facts)
@@ -94,39 +96,36 @@ class Jobs(Store):
             return writer.execute(extended.returning(Job.id)).one_or_none() is not None
 
     def release(self, claim: Claim, *, retry_in: timedelta, sentence: str) -> Recorded:
-        """Give the job back to be claimed later: something it needs is away."""
+        """Give the job back to be claimed later: something it needs is away. Its attempt is not counted."""
         with self._writing() as writer:
             job = held_job(writer, claim)
             if isinstance(job, Recorded):
                 return job
             not_before = writer.now + retry_in
             change = {"state": JobState.READY, "not_before": not_before, "sentence": sentence}
-            writer.execute(update(Job).where(Job.id == claim.job_id).values(**change, lease_until=None))
+            change |= {"attempt": job.attempt - 1, "releases": job.releases + 1, "lease_until": None}
+            writer.execute(update(Job).where(Job.id == claim.job_id).values(**change))
             told = facts_of(claim) | {"not_before": not_before, "sentence": sentence}
             writer.note(Kind.RELEASED, claim.study_instance_uid, **told)
             return Recorded.RECORDED
 
-    def quarantine(self, claim: Claim, reason: Reason, sentence: str) -> Recorded:
-        """End the job without a result: it would fail again. Its undecided images share the reason."""
-        with self._writing() as writer:
-            job = held_job(writer, claim)
-            if isinstance(job, Recorded):
-                return job
-            quarantine_job(writer, claim.study_instance_uid, facts_of(claim), reason, sentence)
-            return Recorded.RECORDED
+    def quarantine(
+        self, claim: Claim, reason: Reason, sentence: str, *, model: ModelIdentity | None = None
+    ) -> Recorded:
+        """End the job without a result: it would fail again. Its undecided images share the reason.
 
-    def finish_without_result(self, claim: Claim, finding: StudyFinding) -> Recorded:
-        """End the job by policy, with a disposition for every image and nothing to write back."""
+        Args:
+            claim: what ends.
+            reason: why.
+            sentence: why, for people.
+            model: which one the study was to be scored with, for the audit.
+        """
         with self._writing() as writer:
             job = held_job(writer, claim)
             if isinstance(job, Recorded):
                 return job
-            dispose(writer, claim, finding)
-            finish_job(writer, claim)
-            excluded = {r.sop_instance_uid: r.eligibility.reason for r in finding.set_aside}
-            refused = {r.sop_instance_uid: r.reason for r in finding.quarantined}
-            told = facts_of(claim) | {"by_policy": excluded, "quarantined": refused}
-            writer.note(Kind.FINISHED_WITHOUT_RESULT, claim.study_instance_uid, **told)
+            told = tell_algorithm(model) if model else {}
+            _quarantine(writer, job, reason, sentence, **told)
             return Recorded.RECORDED
 
     def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> list[str]:
@@ -157,14 +156,24 @@ def facts_of(claim: Claim) -> dict[str, Any]:
     }
 
 
+def times_of(job: Row[Any]) -> dict[str, Any]:
+    """What the event at the end of a job tells of its way there."""
+    return {"worker": job.worker, "queued_at": job.created_at, "started_at": job.claimed_at}
+
+
+def tell_algorithm(model: ModelIdentity) -> dict[str, Any]:
+    """What an event tells of who scored: model, device and our own version."""
+    return {"model": asdict(model), "device_uid": model.device_uid, "software": version("covariance")}
+
+
 def finish_job(writer: Transaction, claim: Claim) -> None:
     """Mark the job done."""
     done = {"state": JobState.DONE, "finished_at": writer.now, "lease_until": None, "sentence": None}
     writer.execute(update(Job).where(Job.id == claim.job_id).values(**done))
 
 
-def dispose(writer: Transaction, claim: Claim, finding: StudyFinding) -> None:
-    """Give every image of the claim the disposition that the finding holds for it.
+def dispose(writer: Transaction, claim: Claim, finding: StudyFinding, *, only_pending: bool = False) -> None:
+    """Give every image of the claim, or every pending one, the disposition that the finding holds for it.
 
     Raises:
         ValueError: the finding leaves an image out, or holds one that was not claimed.
@@ -174,7 +183,9 @@ def dispose(writer: Transaction, claim: Claim, finding: StudyFinding) -> None:
         raise ValueError("a finding decides on every claimed image, once")
     if not ends:
         return
-    mine = (Image.study_instance_uid == claim.study_instance_uid, Image.generation.is_not(None))
+    mine = [Image.study_instance_uid == claim.study_instance_uid, Image.generation.is_not(None)]
+    if only_pending:
+        mine.append(Image.disposition == Disposition.PENDING)
     columns = ("disposition", "reason", "sentence", "logit", "probability")
     change = update(Image).where(*mine, Image.sop_instance_uid == bindparam("sop"))
     writer.execute(change.values({name: bindparam(f"new_{name}") for name in columns}), ends)
@@ -207,31 +218,26 @@ def _end(
     }
 
 
-def quarantine_job(
-    writer: Transaction, study_instance_uid: str, facts: dict[str, Any], reason: Reason, sentence: str
-) -> None:
+def _quarantine(writer: Transaction, job: Row[Any], reason: Reason, sentence: str, **told: Any) -> None:
     """Quarantine a job and what it leaves undecided."""
     why = {"reason": reason, "sentence": sentence}
     ended = {"state": JobState.QUARANTINED, "finished_at": writer.now, "lease_until": None}
-    writer.execute(update(Job).where(Job.id == facts["id"]).values(**ended, **why))
-    images = writer.execute(
-        update(Image)
-        .where(Image.study_instance_uid == study_instance_uid, Image.disposition == Disposition.PENDING)
-        .values(disposition=Disposition.QUARANTINED, **why)
-        .returning(Image.sop_instance_uid)
-    ).scalars()
-    writer.note(Kind.QUARANTINED, study_instance_uid, **facts, **why, images=sorted(images))
+    writer.execute(update(Job).where(Job.id == job.id).values(**ended, **why))
+    mine = (Image.study_instance_uid == job.study_instance_uid, Image.disposition == Disposition.PENDING)
+    public = (Image.sop_instance_uid, Image.sha256, Image.calling_ae, Image.received_at, Image.reason)
+    undecided = update(Image).where(*mine).values(disposition=Disposition.QUARANTINED, **why)
+    images = [row._asdict() for row in writer.execute(undecided.returning(*public))]
+    facts = {name: job._mapping[name] for name in ("id", "generation", "attempt", "fence")}
+    told |= facts | times_of(job) | why | {"images": images}
+    writer.note(Kind.QUARANTINED, job.study_instance_uid, **told)
 
 
-def _give_up(writer: Transaction, study_instance_uid: str, claimable: ColumnElement[bool]) -> None:
-    columns = select(Job.id, Job.generation, Job.attempt, Job.fence, Job.sentence)
-    job = writer.execute(columns.where(claimable)).one_or_none()
-    if job is None:
-        return
-    last = f" The last one said: {job.sentence}" if job.sentence else ""
-    sentence = f"{job.attempt} attempts came to no end.{last}"
-    facts = {key: value for key, value in job._asdict().items() if key != "sentence"}
-    quarantine_job(writer, study_instance_uid, facts, Reason.TOO_MANY_ATTEMPTS, sentence)
+def _give_up(writer: Transaction, claimable: ColumnElement[bool]) -> None:
+    job = writer.execute(select(Job.__table__).where(claimable)).one_or_none()
+    if job is not None:
+        last = f" The last one said: {job.sentence}" if job.sentence else ""
+        sentence = f"{job.attempt} attempts came to no end.{last}"
+        _quarantine(writer, job, Reason.TOO_MANY_ATTEMPTS, sentence)
 
 
 def _claimable(now: Any) -> ColumnElement[bool]:

@@ -166,7 +166,9 @@ class Job(Base):
     generation: Mapped[int]
     state: Mapped[JobState]
     attempt: Mapped[int]
-    """Claims since the job was made or retried by hand."""
+    """Claims that ended in silence, and the one that runs, since the job was made or retried by hand."""
+    releases: Mapped[int]
+    """Claims given back in good order, since then: what the job needed was away."""
     fence: Mapped[int]
     """Claims ever; only raised. A writer with an older one has lost the job."""
     not_before: Mapped[datetime]
@@ -180,10 +182,18 @@ class Job(Base):
 
 
 class Result(Base):
-    """What one model made of one set of images."""
+    """What one model made of one set of images in one generation."""
 
     __tablename__ = "results"
-    __table_args__ = (UniqueConstraint("study_instance_uid", "model_sha256", "input_set_hash"),)
+    __table_args__ = (
+        UniqueConstraint(
+            "study_instance_uid",
+            "configuration",
+            "input_set_hash",
+            "generation",
+            name="uq_results_study_configuration_input_set_generation",
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(ForeignKey(Study.study_instance_uid))
@@ -193,6 +203,8 @@ class Result(Base):
     model_name: Mapped[str]
     model_version: Mapped[str]
     model_sha256: Mapped[str]
+    configuration: Mapped[str]
+    """`ModelIdentity.configuration`: another threshold makes another result."""
     engine: Mapped[str]
     precision: Mapped[str]
     recipe: Mapped[str]
@@ -243,6 +255,8 @@ class Delivery(Base):
     destination: Mapped[str]
     state: Mapped[DeliveryState]
     attempts: Mapped[int]
+    refusals: Mapped[int] = mapped_column(default=0)
+    """Refusals in a row; any other outcome begins anew."""
     due_at: Mapped[datetime]
     last_status: Mapped[int | None]
     """DIMSE status of the last C-STORE; None when none came back."""
@@ -255,8 +269,6 @@ class Delivery(Base):
 class Commitment(Base):
     """A delivery within a storage-commitment transaction; an older transaction may still be answered."""
 
-    refusals: Mapped[int] = mapped_column(default=0)
-    """Refusals in a row; any other outcome begins anew."""
     __tablename__ = "commitments"
     __table_args__ = (UniqueConstraint("transaction_uid", "delivery_id"), Index(None, "delivery_id"))
 
@@ -265,6 +277,8 @@ class Commitment(Base):
     delivery_id: Mapped[int] = mapped_column(ForeignKey(Delivery.id))
     requested_at: Mapped[datetime]
     deadline: Mapped[datetime]
+    status: Mapped[int | None]
+    """DIMSE status of the request if it was refused."""
     reported_at: Mapped[datetime | None]
 
 
@@ -277,8 +291,6 @@ class Event(Base):
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[str]
     """ISO 8601 in UTC, as text: what was hashed is what is kept."""
-    status: Mapped[int | None]
-    """DIMSE status of the request if it was refused."""
     kind: Mapped[str]
     study_instance_uid: Mapped[str | None]
     body: Mapped[str]

@@ -43,6 +43,7 @@ class JobRecord:
     generation: int
     state: JobState
     attempt: int
+    releases: int
     fence: int
     worker: str | None
     not_before: datetime
@@ -90,6 +91,7 @@ class ResultRecord:
     model_name: str
     model_version: str
     model_sha256: str
+    configuration: str
     engine: str
     precision: str
     recipe: str

@@ -8,13 +8,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import ColumnElement, Row, insert, select, update
 
 from worker.findings import Eligibility, ImageScore, KeptOutput, Reading, StudyFinding
 from worker.ledger.audit import Kind
-from worker.ledger.jobs import Claim, Jobs, Recorded, dispose, facts_of, finish_job, held_job
+from worker.ledger.jobs import (
+    Claim,
+    Jobs,
+    Recorded,
+    dispose,
+    facts_of,
+    finish_job,
+    held_job,
+    tell_algorithm,
+    times_of,
+)
 from worker.ledger.models import Delivery, DeliveryState, Output, Result
 from worker.ledger.store import Transaction
+from worker.report.identity import accession_number
 
 _ELSEWHERE = ("path", "study_instance_uid")
 """Facts of a spooled image that an event does not repeat."""
@@ -42,10 +53,17 @@ class Results(Jobs):
             job = held_job(writer, claim)
             if isinstance(job, Recorded):
                 return job
-            dispose(writer, claim, finding)
+            unchanged = _in_force(
+                writer,
+                claim,
+                Result.configuration == finding.model.configuration,
+                Result.input_set_hash == finding.input_set_hash,
+            )
+            # Beside a result that stands, what is said of its images stands too.
+            dispose(writer, claim, finding, only_pending=unchanged)
             finish_job(writer, claim)
-            told = facts_of(claim) | _tell(claim, finding, job, self._hash_key)
-            if _has_result(writer, finding):
+            told = _tell(claim, finding, job, self._hash_key)
+            if unchanged:
                 writer.note(Kind.UNCHANGED, claim.study_instance_uid, **told)
                 return Recorded.UNCHANGED
             result_id = writer.execute(insert(Result).returning(Result.id), [_row(writer, claim, finding)])
@@ -55,14 +73,22 @@ class Results(Jobs):
             writer.note(Kind.RECORDED, claim.study_instance_uid, **told, **overtaken)
             return Recorded.RECORDED
 
+    def finish_without_result(self, claim: Claim, finding: StudyFinding) -> Recorded:
+        """End the job with a disposition for every image and nothing to write back."""
+        with self._writing() as writer:
+            job = held_job(writer, claim)
+            if isinstance(job, Recorded):
+                return job
+            dispose(writer, claim, finding, only_pending=_in_force(writer, claim))
+            finish_job(writer, claim)
+            told = _tell(claim, finding, job, self._hash_key)
+            writer.note(Kind.FINISHED_WITHOUT_RESULT, claim.study_instance_uid, **told)
+            return Recorded.RECORDED
 
-def _has_result(writer: Transaction, finding: StudyFinding) -> bool:
-    same = select(Result.id).where(
-        Result.study_instance_uid == finding.study_instance_uid,
-        Result.model_sha256 == finding.model.sha256,
-        Result.input_set_hash == finding.input_set_hash,
-    )
-    return writer.execute(same).one_or_none() is not None
+
+def _in_force(writer: Transaction, claim: Claim, *same: ColumnElement[bool]) -> bool:
+    mine = (Result.study_instance_uid == claim.study_instance_uid, Result.superseded_at.is_(None))
+    return writer.execute(select(Result.id).where(*mine, *same)).one_or_none() is not None
 
 
 def _row(writer: Transaction, claim: Claim, finding: StudyFinding) -> dict[str, Any]:
@@ -76,6 +102,7 @@ def _row(writer: Transaction, claim: Claim, finding: StudyFinding) -> dict[str, 
         "model_name": model.name,
         "model_version": model.version,
         "model_sha256": model.sha256,
+        "configuration": model.configuration,
         "engine": model.engine,
         "precision": model.precision,
         "recipe": model.recipe,
@@ -158,11 +185,10 @@ def _tell(claim: Claim, finding: StudyFinding, job: Row[Any], hash_key: bytes) -
             image |= _read(readings[sop], hash_key) | _scored(scores.get(sop))
         images.append(image)
     return {
-        "worker": job.worker,
-        "queued_at": job.created_at,
-        "started_at": job.claimed_at,
+        **facts_of(claim),
+        **times_of(job),
+        **tell_algorithm(finding.model),
         "scored_at": finding.analysed_at,
-        "model": asdict(finding.model),
         "decision": finding.decision,
         "input_set_hash": finding.input_set_hash,
         "images": images,
@@ -170,8 +196,16 @@ def _tell(claim: Claim, finding: StudyFinding, job: Row[Any], hash_key: bytes) -
 
 
 def _read(reading: Reading, hash_key: bytes) -> dict[str, Any]:
-    patient = hmac.new(hash_key, reading.patient_digest.encode(), hashlib.sha256).hexdigest()
-    return {"patient": patient} | _judged(reading.eligibility)
+    told = {
+        "patient": _keyed(hash_key, reading.patient_digest.encode()),
+        "accession_number": _keyed(hash_key, accession_number(reading.source)),
+    }
+    return told | _judged(reading.eligibility)
+
+
+def _keyed(hash_key: bytes, value: bytes) -> str | None:
+    """Who holds the site's key and a value can look for it; the trail alone gives no value away."""
+    return hmac.new(hash_key, value, hashlib.sha256).hexdigest() if value else None
 
 
 def _judged(eligibility: Eligibility) -> dict[str, Any]:

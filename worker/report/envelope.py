@@ -50,11 +50,13 @@ def envelope(
         sop_class_uid: what is made.
         part: tells results of one role apart, such as the film that a heatmap shows.
     """
-    study, model = finding.study_instance_uid, finding.model.sha256
+    study, model = finding.study_instance_uid, finding.model.configuration
     made_at = local_time(finding.analysed_at, source)
     result = Dataset()
     result.SOPClassUID = sop_class_uid
-    result.SOPInstanceUID = derive_uid(study, finding.input_set_hash, model, role, *filter(None, (part,)))
+    # With the generation: a result that comes to be in force again is an object of its own, the newest.
+    names = (study, str(finding.generation), finding.input_set_hash, model, role, part)
+    result.SOPInstanceUID = derive_uid(*names)
     result.InstanceCreatorUID = INSTANCE_CREATOR_UID
     result.InstanceCreationDate = result.ContentDate = f"{made_at:%Y%m%d}"
     result.InstanceCreationTime = result.ContentTime = f"{made_at:%H%M%S.%f}"
@@ -101,7 +103,7 @@ def seal(result: Dataset, source: bytes, *, role: Role, also: tuple[str, ...] = 
 
 def device_uid(model: ModelIdentity) -> str:
     """DeviceUID of the algorithm: another one whenever weights, recipe or threshold change."""
-    return derive_uid("device", model.sha256, model.version, model.recipe, repr(model.threshold))
+    return model.device_uid
 
 
 def local_time(moment: datetime, source: bytes) -> datetime:

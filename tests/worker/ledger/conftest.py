@@ -7,6 +7,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -227,6 +228,16 @@ MODEL = ModelIdentity(
 OTHER_MODEL = replace(MODEL, version="2.0.0", sha256="b" * 64)
 
 
+SOURCE = b"".join(
+    struct.pack("<HH2sH", group, number, vr, len(value)) + value
+    for group, number, vr, value in (
+        (0x0008, 0x0050, b"SH", b"ACCESSION-17 "),
+        (0x0010, 0x0010, b"PN", b"NOBODY^AT ALL "),
+    )
+)
+"""What a reading takes from its film, Explicit VR Little Endian."""
+
+
 def spooled(study: str, sop: str, content: str = "pixels") -> SpooledInstance:
     """An image as the spool describes it."""
     sha256 = hashlib.sha256(content.encode()).hexdigest()
@@ -262,7 +273,7 @@ def reading_of(instance: SpooledInstance, reason: Reason | None = None) -> Readi
         sop_class_uid=instance.sop_class_uid,
         series_instance_uid=instance.series_instance_uid,
         eligibility=Eligibility(verdict=verdict, reason=reason, open_questions=("PatientAge",)),
-        source=b"PatientName=NOBODY^AT ALL",
+        source=SOURCE,
         patient_digest="digest-of-nobody",
         film=film if reason is None else None,
     )
@@ -302,8 +313,8 @@ def outputs_of(finding: StudyFinding) -> list[KeptOutput]:
     """An SR and an SC with names that follow from the finding."""
     outputs = []
     for role, sop_class in ((Role.SC, uids.SECONDARY_CAPTURE), (Role.SR, uids.COMPREHENSIVE_3D_SR)):
-        names = (finding.study_instance_uid, finding.model.sha256, role)
-        sop = uids.derive_uid(*names, finding.input_set_hash)
+        names = (finding.study_instance_uid, finding.model.configuration, role)
+        sop = uids.derive_uid(*names, finding.input_set_hash, str(finding.generation))
         outputs.append(
             KeptOutput(
                 role=role,
@@ -321,6 +332,7 @@ class Given:
     """Brings a ledger to where a test begins."""
 
     other_model = OTHER_MODEL
+    other_threshold = replace(MODEL, threshold=0.9)
     lease = LEASE
     spooled = staticmethod(spooled)
     finding = staticmethod(finding_of)

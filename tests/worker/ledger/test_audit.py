@@ -6,11 +6,13 @@ import hashlib
 import hmac
 import json
 import re
+from importlib.metadata import version
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from dicom_node.errors import Reason
 from worker.ledger import ChainHead
 from worker.ledger.audit import _seal
 
@@ -152,9 +154,36 @@ def test_recorded_event_tells_the_whole_job(ledger, given):
     assert (told["decision"], told["attempt"], told["worker"]) == ("positive", 1, "w1")
     assert told["scored_at"] == "2026-03-01T12:00:01.000000+00:00"
     assert {"queued_at", "started_at"} <= set(told)
+    assert (told["device_uid"], told["software"]) == (finding.model.device_uid, version("covariance"))
     assert {o["sop_instance_uid"]: o["sha256"] for o in told["outputs"]} == {
         o.sop_instance_uid: o.sha256 for o in given.outputs(finding)
     }
+
+
+def test_finished_event_tells_the_whole_job(ledger, given):
+    """A job without a result tells as much of images, model and times as one with a result."""
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2")
+    finding = given.finding(claim, by_policy=["1.2.1.1"], rejected=["1.2.1.2"])
+    ledger.finish_without_result(claim, finding)
+    (told,) = given.events("1.2", "finished_without_result")
+    judged, refused = told["images"]
+    assert (judged["verdict"], judged["reason"]) == ("ineligible", "NOT_FRONTAL")
+    assert (refused["reason"], refused["sentence"]) == ("DECODER_TIMEOUT", "It took too long.")
+    assert told["model"]["sha256"] == finding.model.sha256
+    assert {"queued_at", "started_at", "scored_at", "device_uid", "software"} <= set(told)
+
+
+def test_quarantined_event_tells_images_and_model(ledger, given):
+    """A quarantined job tells which images it left, with what it would have been scored, and when."""
+    claim = given.claimed("1.2", "1.2.1.1")
+    model = given.other_model
+    ledger.quarantine(claim, Reason.NOT_A_NUMBER, "The network returned no number.", model=model)
+    (told,) = given.events("1.2", "quarantined")
+    assert (told["model"]["sha256"], told["worker"]) == (model.sha256, "w1")
+    assert {"queued_at", "started_at", "device_uid", "software"} <= set(told)
+    (image,) = told["images"]
+    assert (image["sop_instance_uid"], image["reason"]) == ("1.2.1.1", "NOT_A_NUMBER")
+    assert image["sha256"] == claim.instances[0].sha256
 
 
 def test_event_tells_why_images_were_left_out(ledger, given):
@@ -179,6 +208,16 @@ def test_patient_stands_as_a_keyed_hash(ledger, given, settings):
     assert told["images"][0]["patient"] == expected
     everything = json.dumps([event.body for event in given.study("1.2").events])
     assert not re.search("NOBODY|digest-of-nobody", everything)
+
+
+def test_accession_number_stands_as_a_keyed_hash(ledger, given, settings):
+    """Who has the site's key finds a study by its accession number, and nobody reads it."""
+    given.scored("1.2", "1.2.1.1")
+    key = settings.database.patient_hash_key.get_secret_value().encode()
+    (told,) = given.events("1.2", "recorded")
+    expected = hmac.new(key, b"ACCESSION-17", hashlib.sha256).hexdigest()
+    assert told["images"][0]["accession_number"] == expected
+    assert "ACCESSION-17" not in json.dumps([event.body for event in given.study("1.2").events])
 
 
 def test_trail_follows_a_delivery(ledger, given):

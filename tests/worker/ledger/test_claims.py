@@ -102,7 +102,16 @@ def test_released_job_waits(ledger, given, clock):
     ledger.release(claim, retry_in=timedelta(seconds=10), sentence="The disk is away.")
     assert given.try_claim("1.2") is None
     clock.pass_by(10)
-    assert given.try_claim("1.2").attempt == 2
+    assert given.try_claim("1.2").fence == claim.fence + 1
+
+
+def test_released_claims_are_no_attempts(ledger, given):
+    """However often a job is given back in good order, it is not quarantined for it; the times are told."""
+    for releases in range(5):
+        claim = given.claimed("1.2", "1.2.1.1")
+        assert (claim.attempt, claim.releases) == (1, releases)
+        ledger.release(claim, retry_in=timedelta(0), sentence="The disk is full.")
+    assert given.study("1.2").jobs[0].state == "ready"
 
 
 def test_poison_job_ends_quarantined(ledger, given, clock):
@@ -135,6 +144,43 @@ def test_retry_gives_a_quarantined_job_new_attempts(ledger, given):
     assert (again.attempt, again.fence) == (1, 2)
 
 
+def rejected(ledger, given, study, *sops):
+    """A study that ended with each of these images set aside, the decoder having timed out."""
+    claim = given.claimed(study, *sops)
+    ledger.finish_without_result(claim, given.finding(claim, rejected=sops))
+
+
+def test_retry_reads_a_rejected_study_again(ledger, given):
+    """A study whose every image was set aside for want of time gets a new generation that may score it."""
+    rejected(ledger, given, "1.2", "1.2.1.1")
+    assert ledger.retry("1.2") == 1
+    assert given.ends("1.2") == {"1.2.1.1": ("pending", None)}
+    assert [job.state for job in given.study("1.2").jobs] == ["done", "ready"]
+    given.scored("1.2", "1.2.1.1")
+    assert given.ends("1.2") == {"1.2.1.1": ("scored", None)}
+
+
+def test_retry_reads_a_partly_rejected_study_again(ledger, given):
+    """The image that was left out joins the others in a result that supersedes the first."""
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2")
+    finding = given.finding(claim, rejected=["1.2.1.2"])
+    ledger.record(claim, finding, given.outputs(finding), ["pacs"])
+    assert ledger.retry() == 1
+    again = given.try_claim("1.2")
+    assert len(again.instances) == 2
+    finding = given.finding(again)
+    assert ledger.record(again, finding, given.outputs(finding), ["pacs"]) is Recorded.RECORDED
+    assert [result.superseded_at is None for result in given.study("1.2").results] == [False, True]
+
+
+def test_retry_leaves_second_contents(ledger, given):
+    """The second content of a UID was never work: there is nothing to try again."""
+    given.scored("1.2", "1.2.1.1")
+    ledger.register("1.2", [given.spooled("1.2", "1.2.1.1", "other pixels")])
+    assert ledger.retry() == 0
+    assert [job.state for job in given.study("1.2").jobs] == ["done"]
+
+
 def test_retry_of_one_study_leaves_others(ledger, given):
     """`retry` with a UID touches that study only."""
     for study in ("1.2", "1.3"):
@@ -163,6 +209,16 @@ def test_finished_by_policy_leaves_nothing_to_send(ledger, given):
         "1.2.1.2": ("quarantined", Reason.DECODER_TIMEOUT),
     }
     assert given.study("1.2").results == ()
+
+
+def test_rejected_images_leave_the_result_in_force(ledger, given):
+    """When nothing of a newer generation can be read, the earlier result stands, and its scores with it."""
+    given.scored("1.2", "1.2.1.1")
+    rejected(ledger, given, "1.2", "1.2.1.1", "1.2.1.2")
+    assert given.ends("1.2") == {
+        "1.2.1.1": ("scored", None),
+        "1.2.1.2": ("quarantined", Reason.DECODER_TIMEOUT),
+    }
 
 
 def test_finding_must_decide_on_every_image(ledger, given):

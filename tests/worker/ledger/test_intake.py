@@ -82,6 +82,13 @@ def test_registered_counts_files(ledger, given):
     assert (ledger.registered("1.2"), ledger.registered("1.3")) == (3, 0)
 
 
+def test_registered_counts_of_every_study(ledger, given):
+    """One look tells `registered` of every study that has images."""
+    given.registered("1.2", "1.2.1.1", "1.2.1.2")
+    given.registered("1.3", "1.3.1.1")
+    assert ledger.registered_counts() == {"1.2": 2, "1.3": 1}
+
+
 def test_study_of_thousands_of_images(ledger, given):
     """A study with more images than one IN list holds is registered whole."""
     sops = [f"1.2.1.{number}" for number in range(1, 2502)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from datetime import timedelta
+from itertools import count, pairwise
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -50,8 +51,30 @@ class Story:
         for claim in self.claims[-1:]:
             self.ledger.quarantine(claim, Reason.NOT_A_NUMBER, "The network returned no number.")
 
+    def rejected(self, _: int) -> None:
+        """The decoder times out on every image."""
+        for claim in self.claims[-1:]:
+            sops = [instance.sop_instance_uid for instance in claim.instances]
+            self.ledger.finish_without_result(claim, self.given.finding(claim, rejected=sops))
+
+    def partly_rejected(self, _: int) -> None:
+        """The decoder times out on all images but the first."""
+        for claim in self.claims[-1:]:
+            sops = [instance.sop_instance_uid for instance in claim.instances]
+            finding = self.given.finding(claim, rejected=sops[1:])
+            self.ledger.record(claim, finding, self.given.outputs(finding), ["pacs"])
+
+    def release(self, _: int) -> None:
+        for claim in self.claims[-1:]:
+            self.ledger.release(claim, retry_in=timedelta(0), sentence="The disk is full.")
+
     def retry(self, _: int) -> None:
         self.ledger.retry(self.uid)
+        study = self.ledger.study(self.uid)
+        jobs = [] if study is None else [job.state for job in study.jobs]
+        if "claimed" not in jobs and "ready" not in jobs:
+            # Nothing that was ever work is left behind.
+            assert not any(i.generation and i.disposition == "quarantined" for i in study.images)
 
     def check(self) -> None:
         study = self.ledger.study(self.uid)
@@ -61,7 +84,9 @@ class Story:
         assert len(study.images) == len(self.contents)
         self._check_jobs(study)
         assert sum(result.superseded_at is None for result in study.results) <= 1
-        assert len({(r.model_sha256, r.input_set_hash) for r in study.results}) == len(study.results)
+        assert len({result.generation for result in study.results}) == len(study.results)
+        for later, earlier in pairwise(reversed(study.results)):
+            assert later.input_set_hash != earlier.input_set_hash
 
     def _check_jobs(self, study: StudyRecord) -> None:
         alive = [job for job in study.jobs if job.state in ("ready", "claimed")]
@@ -78,6 +103,9 @@ STEPS: list[Callable[[Story, int], None]] = [
     Story.lapse,
     Story.record,
     Story.quarantine,
+    Story.rejected,
+    Story.partly_rejected,
+    Story.release,
     Story.retry,
 ]
 

@@ -70,6 +70,43 @@ def test_other_model_makes_another_result(ledger, given):
     assert ledger.record(claim, finding, given.outputs(finding), ["pacs"]) is Recorded.RECORDED
 
 
+def test_other_threshold_makes_another_result(ledger, given):
+    """The same images and weights under another threshold are another result, and image rows follow it."""
+    given.scored("1.2", "1.2.1.1")
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2")
+    finding = given.finding(claim, by_policy=["1.2.1.2"], model=given.other_threshold)
+    assert ledger.record(claim, finding, given.outputs(finding), ["pacs"]) is Recorded.RECORDED
+    assert [result.decision for result in given.study("1.2").results] == ["positive", "negative"]
+
+
+def test_superseded_result_may_come_again(ledger, given):
+    """What is found again after another result was in force is in force again, as a result of its own."""
+    given.scored("1.2", "1.2.1.1", "1.2.1.2")
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2", "1.2.1.3")
+    finding = given.finding(claim, rejected=["1.2.1.2"], by_policy=["1.2.1.3"])
+    ledger.record(claim, finding, given.outputs(finding), ["pacs"])
+    ledger.retry("1.2")
+    claim = given.try_claim("1.2")
+    finding = given.finding(claim, by_policy=["1.2.1.3"])
+    assert ledger.record(claim, finding, given.outputs(finding), ["pacs"]) is Recorded.RECORDED
+    assert [result.superseded_at is None for result in given.study("1.2").results] == [False, False, True]
+
+
+def test_unchanged_result_keeps_its_images(ledger, given):
+    """Where a result stands, the rows of its images stand: only what was undecided is decided."""
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2")
+    finding = given.finding(claim, by_policy=["1.2.1.2"])
+    ledger.record(claim, finding, given.outputs(finding), ["pacs"])
+    claim = given.claimed("1.2", "1.2.1.1", "1.2.1.2", "1.2.1.3")
+    finding = given.finding(claim, rejected=["1.2.1.2", "1.2.1.3"])
+    assert ledger.record(claim, finding, given.outputs(finding), ["pacs"]) is Recorded.UNCHANGED
+    assert given.ends("1.2") == {
+        "1.2.1.1": ("scored", None),
+        "1.2.1.2": ("by_policy", "NOT_FRONTAL"),
+        "1.2.1.3": ("quarantined", "DECODER_TIMEOUT"),
+    }
+
+
 def test_result_without_destinations(ledger, given):
     """Where no destination is configured the outputs are kept."""
     given.scored("1.2", "1.2.1.1", destinations=[])
@@ -81,7 +118,7 @@ def test_result_without_destinations(ledger, given):
     [
         ("images", ["study_instance_uid", "sop_instance_uid", "sha256"]),
         ("jobs", ["study_instance_uid", "generation"]),
-        ("results", ["study_instance_uid", "model_sha256", "input_set_hash"]),
+        ("results", ["study_instance_uid", "configuration", "input_set_hash", "generation"]),
         ("outputs", ["sop_instance_uid"]),
         ("deliveries", ["output_id", "destination"]),
     ],

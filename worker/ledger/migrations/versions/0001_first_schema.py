@@ -119,6 +119,7 @@ def _jobs() -> None:
         sa.Column("generation", sa.Integer, nullable=False),
         sa.Column("state", CODE, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("releases", sa.Integer, nullable=False),
         sa.Column("fence", sa.Integer, nullable=False),
         sa.Column("not_before", TIME, nullable=False),
         sa.Column("worker", TEXT, nullable=True),
@@ -148,6 +149,7 @@ def _results() -> None:
         sa.Column("model_name", TEXT, nullable=False),
         sa.Column("model_version", TEXT, nullable=False),
         sa.Column("model_sha256", TEXT, nullable=False),
+        sa.Column("configuration", TEXT, nullable=False),
         sa.Column("engine", TEXT, nullable=False),
         sa.Column("precision", TEXT, nullable=False),
         sa.Column("recipe", TEXT, nullable=False),
@@ -166,9 +168,10 @@ def _results() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_results"),
         sa.UniqueConstraint(
             "study_instance_uid",
-            "model_sha256",
+            "configuration",
             "input_set_hash",
-            name="uq_results_study_instance_uid_model_sha256_input_set_hash",
+            "generation",
+            name="uq_results_study_configuration_input_set_generation",
         ),
     )
 
@@ -201,10 +204,10 @@ def _deliveries() -> None:
         sa.Column("destination", TEXT, nullable=False),
         sa.Column("state", CODE, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("refusals", sa.Integer, nullable=False),
         sa.Column("due_at", TIME, nullable=False),
         sa.Column("last_status", sa.Integer, nullable=True),
         sa.Column("sentence", TEXT, nullable=True),
-        sa.Column("refusals", sa.Integer, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("stored_at", TIME, nullable=True),
         sa.Column("proven_at", TIME, nullable=True),
@@ -225,10 +228,10 @@ def _commitments() -> None:
         sa.Column("delivery_id", sa.Integer, nullable=False),
         sa.Column("requested_at", TIME, nullable=False),
         sa.Column("deadline", TIME, nullable=False),
+        sa.Column("status", sa.Integer, nullable=True),
         sa.Column("reported_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["delivery_id"], ["deliveries.id"], name="fk_commitments_delivery_id"),
         sa.PrimaryKeyConstraint("id", name="pk_commitments"),
-        sa.Column("status", sa.Integer, nullable=True),
         sa.UniqueConstraint(
             "transaction_uid", "delivery_id", name="uq_commitments_transaction_uid_delivery_id"
         ),
