@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,11 @@ def export(
         ConfigurationError: too few golden cases are clear of the threshold.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    write_onnx(model, directory / MODEL)
-    model_sha256 = _digest(directory / MODEL)
     point = evaluation.operating_points[0]
     threshold_logit = _logit_of(point.probability) * evaluation.temperature
     cases = _write_golden(model, directory / GOLDEN, threshold_logit, 2 * logit_tolerance)
+    write_onnx(model, directory / MODEL)
+    model_sha256 = _digest(directory / MODEL)
     manifest = Manifest(
         name=directory.name,
         version=version,
@@ -125,12 +126,7 @@ def _write_golden(
     model: DenseNet121, path: Path, threshold_logit: float, margin: float
 ) -> tuple[GoldenCase, ...]:
     """Phantoms and what the reference makes of them, none so near the threshold that rounding flips it."""
-    inputs_BHW = np.stack(
-        [
-            preprocess.to_input(radiograph(seed, rows=1250, columns=1024, opacity=opacity))
-            for seed, opacity in _PHANTOMS
-        ]
-    )
+    inputs_BHW = _phantoms()
     logits_B, cams_Bhw = reference(model, inputs_BHW)
     clear_B = np.abs(logits_B - threshold_logit) > margin
     if clear_B.sum() < _FEWEST_CASES:
@@ -143,6 +139,12 @@ def _write_golden(
         for (seed, opacity), logit, clear in zip(_PHANTOMS, logits_B, clear_B, strict=True)
         if clear
     )
+
+
+@cache
+def _phantoms() -> NDArray[np.uint8]:
+    films = (radiograph(seed, rows=1250, columns=1024, opacity=opacity) for seed, opacity in _PHANTOMS)
+    return np.stack([preprocess.to_input(film) for film in films])
 
 
 def _logit_of(probability: float) -> float:

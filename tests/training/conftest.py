@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 FIELDS = (
     "file",
@@ -22,6 +23,12 @@ FIELDS = (
     "srcbal",
     "sha256",
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Threads of one team wait for each other in a loop, which is slow beside other work."""
+    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +56,11 @@ def film(random: np.random.Generator, positive: bool) -> np.ndarray:
 
 
 def make_catalogue(folder: Path) -> Catalogue:
-    """Forty films of forty patients: both classes in each split, some not free to learn from."""
+    """Twenty-four films of as many patients: both classes in each split, some not free to learn from."""
     (folder / "images").mkdir(parents=True)
     random = np.random.default_rng(7)
     records = []
-    for number in range(40):
+    for number in range(24):
         positive, split = number % 2 == 1, ("train", "train", "dev", "test")[number // 2 % 4]
         name = f"images/film_{number:02d}.jpg"
         content = cv2.imencode(".jpg", film(random, positive))[1].tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from training.__main__ import main
 from training.evaluate import Evaluation
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.training
 
 @pytest.fixture
 def run_command(monkeypatch):
-    """Run one command line and return the exit code."""
+    """Run one command line and return the exit code; its logs end with it."""
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr("sys.argv", ["training", *map(str, arguments)])
@@ -20,13 +21,14 @@ def run_command(monkeypatch):
             main()
         return ended.value.code
 
-    return run
+    yield run
+    structlog.reset_defaults()
 
 
 def test_films_become_an_evaluated_run(films, tmp_path, run_command, capsys):
     """Training and evaluation leave a run that can be exported."""
     config = tmp_path / "run.toml"
-    config.write_text("films_per_epoch = 4\nbatch = 4\n[[stages]]\nsize = 32\nepochs = 1\n")
+    config.write_text("films_per_epoch = 4\nbatch = 4\nthreads = 1\n[[stages]]\nsize = 32\nepochs = 1\n")
     places = ("--data", films, "--run", tmp_path / "run", "--cache", tmp_path / "cache")
     assert run_command("train", *places, "--config", config) == 0
     assert run_command("export", "--data", films, "--run", tmp_path / "run", "--bundle", tmp_path / "b") == 2

@@ -19,7 +19,7 @@ def test_only_free_films_of_train_are_learnt_from(films):
     learnt = datasets.trainable(datasets.read_rows(films))
     assert {row.split for row in learnt} == {"train"}
     assert {row.licence_class for row in learnt} == {"permissive"}
-    assert len(learnt) == 16
+    assert len(learnt) == 10
 
 
 def test_a_patient_in_two_splits_is_refused(catalogue):

@@ -16,7 +16,11 @@ from training.train import CHECKPOINT, CONFIGURATION, LOG, train
 pytestmark = pytest.mark.training
 
 SETTINGS = TrainingSettings(
-    stages=(Stage(size=32, epochs=1), Stage(size=64, epochs=1)), films_per_epoch=8, batch=4, evaluate_every=9
+    stages=(Stage(size=32, epochs=1), Stage(size=64, epochs=1)),
+    films_per_epoch=8,
+    batch=4,
+    evaluate_every=9,
+    threads=1,
 )
 
 
