@@ -18,11 +18,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
 from deploy.overlays import save_overlay
 from deploy.pacs import StandInPacs
 from deploy.progress import StudyProgress, progress_of, progress_table
-from deploy.samples import Sample, file_samples, phantom_samples
+from deploy.samples import Sample, Samples, file_samples, phantom_samples
 from deploy.send import parse_target, send_items
 from deploy.up import usable_port
 from dicom_node.errors import ConfigurationError, CovarianceError
@@ -37,6 +38,8 @@ _MARK = ".covariance-demo"
 _START_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 _MODALITY = "DEMO-MODALITY"
+_PROOFS = {"commitment": "committed", "find": "verified", "none": "stored"}
+"""What the PACS has done in the end, by `verify`."""
 _PHANTOM_NOTE = "A phantom is no patient: its score means nothing. It shows that the way works."
 
 
@@ -54,18 +57,22 @@ def run_demo(*, folder: Path, studies: Path | None, pacs: str | None, verify: st
         _configure(folder, listener, peer, verify=verify)
         with console.status("Starting node, worker, deliverer and broker"):
             stack.enter_context(_running_stack(folder, console))
-            samples = making.result()
+            found = making.result()
+        samples = found.studies
         role = "a real PACS" if pacs else "a stand-in PACS"
         where = f"{peer.ae_title} at {peer.host}:{peer.port}"
         console.print(f"[green]✓[/] Stack up after {time.monotonic() - began:.0f} s, with {role}: {where}")
+        if found.left_out:
+            console.print(f"[yellow]![/] Left out, no DICOM, PNG or JPEG that can be read: {found.left_out}")
         with console.status("Sending"):
             images = _send(samples, (_as_modality(listener), peer))
         console.print(f"[green]✓[/] {images} images of {len(samples)} studies sent to node and PACS")
         ledger = stack.enter_context(open_ledger(load_settings(), migrate=True))
         overlays = _Overlays(folder / "overlays", _held(folder / "pacs"))
-        proof_expected = verify != "none"
-        rows = _watch(console, ledger, samples, overlays, patience=patience, proof_expected=proof_expected)
-        _conclude(console, rows, folder, phantoms=studies is None, seconds=time.monotonic() - began)
+        proof = _PROOFS[verify]
+        rows = _watch(console, ledger, samples, overlays, patience=patience, proof=proof)
+        seconds = time.monotonic() - began
+        _conclude(console, rows, folder, phantoms=studies is None, proof=proof, seconds=seconds)
     return 0 if all(row.succeeded for row in rows) else 1
 
 
@@ -97,7 +104,7 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _samples(studies: Path | None, films: Path) -> list[Sample]:
+def _samples(studies: Path | None, films: Path) -> Samples:
     return file_samples(studies, films) if studies else phantom_samples(films)
 
 
@@ -220,14 +227,19 @@ def _watch(
     overlays: _Overlays,
     *,
     patience: float,
-    proof_expected: bool,
+    proof: str,
 ) -> list[StudyProgress]:
     """Show how the studies get on until all are finished or patience ends."""
     deadline = time.monotonic() + patience
     rows = {
         one.study_instance_uid: progress_of(None, label=one.label, images=len(one.items)) for one in samples
     }
-    with Live(progress_table(list(rows.values())), console=console, auto_refresh=False) as live:
+    proof_expected = proof != _PROOFS["none"]
+
+    def table() -> Table:
+        return progress_table(list(rows.values()), proof=proof)
+
+    with Live(table(), console=console, auto_refresh=False) as live:
         while time.monotonic() < deadline:
             for sample in (one for one in samples if not rows[one.study_instance_uid].finished):
                 record = ledger.study(sample.study_instance_uid)
@@ -236,7 +248,7 @@ def _watch(
                 rows[sample.study_instance_uid] = progress_of(
                     record, label=sample.label, images=len(sample.items), proof_expected=proof_expected
                 )
-            live.update(progress_table(list(rows.values())), refresh=True)
+            live.update(table(), refresh=True)
             if all(row.finished for row in rows.values()):
                 break
             time.sleep(_LOOK_SECONDS)
@@ -245,12 +257,19 @@ def _watch(
 
 
 def _conclude(
-    console: Console, rows: Sequence[StudyProgress], folder: Path, *, phantoms: bool, seconds: float
+    console: Console,
+    rows: Sequence[StudyProgress],
+    folder: Path,
+    *,
+    phantoms: bool,
+    proof: str,
+    seconds: float,
 ) -> None:
     done = sum(row.succeeded for row in rows)
     style, mark = ("green", "✓") if done == len(rows) else ("bold red", "✗")
+    told = "without proof" if proof == _PROOFS["none"] else "proven"
     console.print(
-        f"[{style}]{mark} {done} of {len(rows)} studies are in the PACS, proven[/], {seconds:.0f} s in all"
+        f"[{style}]{mark} {done} of {len(rows)} studies are in the PACS, {told}[/], {seconds:.0f} s in all"
     )
     if phantoms:
         console.print(_PHANTOM_NOTE, style="yellow")

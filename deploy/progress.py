@@ -48,12 +48,15 @@ def progress_of(
     if job.state in (JobState.READY, JobState.CLAIMED):
         outcome = "waiting" if job.state is JobState.READY else "scoring"
         return StudyProgress(label=label, images=images, outcome=outcome)
-    results = [one for one in record.results if one.generation == job.generation]
-    if not results:
+    # In force: a later generation may have found nothing new and left the result of an earlier one standing.
+    in_force = [one for one in record.results if one.superseded_at is None]
+    if job.state is not JobState.DONE or not in_force:
         reason = job.reason or _first_reason(record) or job.state
         done = complete and job.state is not JobState.SUPERSEDED
         return StudyProgress(label=label, images=images, outcome=str(reason), finished=done)
-    result = results[-1]
+    result = in_force[-1]
+    job = next(one for one in record.jobs if one.generation == result.generation)
+    came = [one.received_at for one in record.images if one.generation in range(1, result.generation + 1)]
     good = _PROVEN if proof_expected else _PROVEN | {DeliveryState.STORED}
     states = [one.state for output in result.outputs for one in output.deliveries]
     sent = [one for output in result.outputs for one in output.deliveries]
@@ -64,7 +67,7 @@ def progress_of(
         outcome=result.decision or _first_reason(record) or "not analysed",
         probability=result.probability,
         seconds=(
-            _between(_latest(one.received_at for one in record.images), job.claimed_at),
+            _between(_latest(came), job.claimed_at),
             _between(job.claimed_at, job.finished_at),
             _between(job.finished_at, _latest(one.stored_at for one in sent)),
             _between(_latest(one.stored_at for one in sent), _latest(one.proven_at for one in sent)),
@@ -96,8 +99,13 @@ def _count(outputs: Sequence[OutputRecord], role: Role, good: set[DeliveryState]
     return sum(all(one.state in good for one in output.deliveries) for output in mine), len(mine)
 
 
-def progress_table(rows: Sequence[StudyProgress]) -> Table:
-    """The studies with what came of them; times in seconds."""
+def progress_table(rows: Sequence[StudyProgress], *, proof: str = "committed") -> Table:
+    """The studies with what came of them, in the last column whether it is so; times in seconds.
+
+    Args:
+        rows: the studies.
+        proof: what the PACS is to do in the end, in one word.
+    """
     table = Table(box=_RULED, header_style="bold", padding=(0, 1, 0, 0), caption=_CAPTION, show_edge=False)
     table.caption_justify = "left"
     table.add_column("study", no_wrap=True)
@@ -105,7 +113,7 @@ def progress_table(rows: Sequence[StudyProgress]) -> Table:
     table.add_column("prob.", justify="right", no_wrap=True)
     for name in ("wait", "score", "store", "proof"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("SR", "SC", "committed"):
+    for name in ("SR", "SC", proof):
         table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(

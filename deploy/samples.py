@@ -37,7 +37,16 @@ class Sample:
     items: tuple[SendItem, ...]
 
 
-def phantom_samples(folder: Path) -> list[Sample]:
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What there is to send."""
+
+    studies: tuple[Sample, ...]
+    left_out: int = 0
+    """Files that are no DICOM, PNG or JPEG that can be read."""
+
+
+def phantom_samples(folder: Path) -> Samples:
     """Make phantom studies, new ones each time, as files in `folder`."""
     # Another patient each time: a PACS that saw an earlier demo must not take this one for the same.
     salt = str(time.time_ns())
@@ -46,27 +55,36 @@ def phantom_samples(folder: Path) -> list[Sample]:
         films = [phantom_dataset(seed, salt=salt, **view) for view in views]
         items = tuple(_write(film, folder) for film in films)
         samples.append(Sample(label=label, study_instance_uid=films[0].StudyInstanceUID, items=items))
-    return samples
+    return Samples(studies=tuple(samples))
 
 
-def file_samples(path: Path, folder: Path) -> list[Sample]:
+def file_samples(path: Path, folder: Path) -> Samples:
     """Group the DICOM files at `path` by study; pictures are wrapped as CR into `folder`.
 
     Raises:
         CovarianceError: there is nothing to send.
     """
     studies: dict[str, list[SendItem]] = defaultdict(list)
+    left_out = 0
     for found in find_items([path]):
         item = found if isinstance(found, SendItem) else _wrapped(found, folder)
-        if item is not None:
-            header = dcmread(item.path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-            studies[str(header.StudyInstanceUID)].append(item)
+        uid = _study_of(item) if item else None
+        if item and uid:
+            studies[uid].append(item)
+        else:
+            left_out += 1
     if not studies:
         raise CovarianceError(f"Nothing at {path} is a DICOM file, a PNG or a JPEG.")
-    return [
+    samples = tuple(
         Sample(label=f"…{uid[-12:]}", study_instance_uid=uid, items=tuple(items))
         for uid, items in studies.items()
-    ]
+    )
+    return Samples(studies=samples, left_out=left_out)
+
+
+def _study_of(item: SendItem) -> str | None:
+    header = dcmread(item.path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+    return str(header.get("StudyInstanceUID") or "") or None
 
 
 def _wrapped(path: Path, folder: Path) -> SendItem | None:

@@ -17,12 +17,13 @@ SIZE = {"rows": 640, "columns": 520}
 
 @pytest.fixture
 def films(tmp_path):
-    """A study with two films, and a picture."""
+    """A study with two films, a picture, and a file that is neither."""
     folder = tmp_path / "films"
     folder.mkdir()
     for view in ("PA", "LL"):
         film = phantom_dataset(1, view=view, **SIZE)
         dcmwrite(folder / f"{view}.dcm", film, enforce_file_format=True)
+    (folder / "note.txt").write_text("no film")
     cv2.imwrite(str(folder / "film.png"), radiograph(2, bits=8, **SIZE).astype("uint8"))
     return folder
 
@@ -31,12 +32,21 @@ def test_every_result_is_committed(covariance, films, tmp_path):
     """Films of one's own are scored and proven: exit code 0, an overlay a frontal film, a table."""
     done = covariance("demo", "--studies", str(films), seconds=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 studies are in the PACS" in done.stdout
+    assert "2 of 2 studies are in the PACS, proven" in done.stdout
+    assert "Left out, no DICOM, PNG or JPEG that can be read: 1" in done.stdout
     assert len(list((tmp_path / "build" / "demo" / "overlays").glob("*.png"))) == 2
     status = covariance("--config", "build/demo/covariance.toml", "status", "--json")
     state = json.loads(status.stdout)
     assert state["images"] == {"pending": 0, "scored": 2, "by_policy": 1, "quarantined": 0}
     assert state["deliveries"] == {"pacs": {"committed": 4}}
+
+
+def test_without_proof_nothing_is_called_proven(covariance, films):
+    """With `--verify none` stored is the end, and the demo says neither proven nor committed."""
+    done = covariance("demo", "--studies", str(films / "film.png"), "--verify", "none", seconds=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 studies are in the PACS, without proof" in done.stdout
+    assert "committed" not in done.stdout
 
 
 def test_a_result_that_is_not_committed_fails_the_demo(covariance, films, tmp_path):
