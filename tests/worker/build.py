@@ -49,19 +49,21 @@ def claimed(ledger: Ledger, study: str, *, worker: str = "w1", lease: float = 60
     return claim
 
 
-def written(ledger: Ledger, spool: Spool, study: str, destinations: Sequence[str]) -> list[KeptOutput]:
-    """Record a result of the study: two small objects in two series, their bytes in the outbox."""
+def written(
+    ledger: Ledger, spool: Spool, study: str, destinations: Sequence[str] = ("pacs",), *, heatmaps: int = 1
+) -> list[KeptOutput]:
+    """Record a result of the study: small objects in two series, their bytes in the outbox."""
     claim = claimed(ledger, study)
     finding = finding_of(claim)
-    kept = [_kept(spool, study, role) for role in (Role.SR, Role.SC)]
+    kept = [_kept(spool, study, role, n) for role in Role for n in range(heatmaps if role is Role.SC else 1)]
     assert ledger.record(claim, finding, kept, destinations) is Recorded.RECORDED
     return kept
 
 
-def _kept(spool: Spool, study: str, role: Role) -> KeptOutput:
+def _kept(spool: Spool, study: str, role: Role, number: int) -> KeptOutput:
     sop_class = uids.SECONDARY_CAPTURE if role is Role.SC else uids.COMPREHENSIVE_3D_SR
     content = Dataset()
-    content.SOPClassUID, content.SOPInstanceUID = sop_class, uids.derive_uid(study, role)
+    content.SOPClassUID, content.SOPInstanceUID = sop_class, uids.derive_uid(study, role, str(number))
     content.StudyInstanceUID, content.SeriesInstanceUID = study, uids.derive_uid(study, role, "series")
     content.Modality = role.upper()
     content.file_meta = FileMetaDataset()

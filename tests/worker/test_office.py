@@ -1,0 +1,59 @@
+"""The loops of the deliver process, and the housekeeping."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from structlog.testing import capture_logs
+
+from deploy.pacs import StandInPacs
+from dicom_node.errors import Retryable
+from dicom_node.spool import Spool
+from tests.dicom_node.build import eventually
+from tests.worker.build import settings_in, written
+from worker.ledger import open_ledger
+from worker.office import Office, repeat
+
+
+@pytest.mark.parametrize("error", [ValueError("DOE^JOHN"), Retryable("The database is away."), OSError(28)])
+def test_loop_survives_any_error(error):
+    """A step that fails is taken again, and of an error that is not ours only the type is logged."""
+    stop, taken = threading.Event(), []
+
+    def step():
+        taken.append(len(taken))
+        if len(taken) < 3:
+            raise error
+        stop.set()
+
+    with capture_logs() as logs:
+        repeat(step, 0.001, stop)
+    assert len(taken) == 3
+    assert len(logs) == 2
+    assert "DOE" not in str(logs)
+
+
+def test_office_sends_and_drops(tmp_path):
+    """The whole process brings results to a PACS that proves nothing, and keeps no bytes after."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    stop = threading.Event()
+    with StandInPacs(tmp_path / "pacs") as pacs:
+        pacs_of = {"ae_title": pacs.ae_title, "host": "127.0.0.1", "port": pacs.port, "verify": "none"}
+        settings = settings_in(
+            tmp_path,
+            destinations=[{"name": "pacs", **pacs_of}],
+            delivery={"reconcile_seconds": 0.05},
+            queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"},
+        )
+        with open_ledger(settings, migrate=True) as ledger:
+            kept = written(ledger, spool, "1.2.840.1")
+            running = threading.Thread(target=Office(settings, ledger).run, args=(stop,))
+            running.start()
+            try:
+                eventually(lambda: not any(output.path.exists() for output in kept))
+            finally:
+                stop.set()
+                running.join()
+        assert len(pacs.held("1.2.840.1")) == 2

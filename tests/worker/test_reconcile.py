@@ -1,0 +1,161 @@
+"""Every study that waits is rung for, and no queue is flooded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import timedelta
+
+import pytest
+
+from dicom_node import uids
+from dicom_node.dispatch import Dispatcher
+from dicom_node.settings import AssemblySection
+from dicom_node.spool import Spool
+from tests.dicom_node.build import arrival, encoded, eventually, film
+from tests.worker.build import Clock, settings_in
+from tests.worker.ledger.conftest import spooled
+from worker.ledger import open_ledger
+from worker.reconcile import Reconciler
+
+STUDY = "1.2.840.1"
+
+
+@pytest.fixture(scope="module")
+def broker(program, tmp_path_factory):
+    """A Redis on a socket of its own; its URL."""
+    folder = tmp_path_factory.mktemp("redis")
+    path = folder / "redis.sock"
+    command = [program("redis-server"), "--port", "0", "--unixsocket", str(path), "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder) as process:
+        eventually(path.exists)
+        yield f"redis+socket://{path}"
+        process.terminate()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def spool(tmp_path):
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    return spool
+
+
+@pytest.fixture
+def ledger(tmp_path, clock):
+    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def dispatcher(broker, tmp_path):
+    dispatcher = Dispatcher(settings_in(tmp_path, queue={"url": broker, "prefix": f"{tmp_path.name}:"}))
+    yield dispatcher
+    dispatcher.close()
+
+
+@pytest.fixture
+def reconciler(spool, ledger, dispatcher, clock):
+    assembly = AssemblySection(quiet_seconds=5.0, cap_seconds=20.0)
+    return Reconciler(assembly=assembly, spool=spool, ledger=ledger, dispatcher=dispatcher, clock=clock)
+
+
+def receive(spool, study=STUDY):
+    """One more image of the study in the spool."""
+    instance, _ = spool.store(
+        encoded(film(StudyInstanceUID=study)),
+        transfer_syntax_uid=uids.EXPLICIT_VR_LITTLE_ENDIAN,
+        arrival=arrival(),
+    )
+    return instance
+
+
+def finish(ledger, spool, study=STUDY):
+    """Register what the spool holds of the study, and have its job under way."""
+    ledger.register(study, spool.instances(study))
+    assert ledger.claim(study, worker="w1", lease=timedelta(days=1), maximum_attempts=3)
+
+
+def test_study_is_rung_for_when_it_is_complete(reconciler, spool, dispatcher, clock):
+    """What nobody announced is announced once it has been quiet, not before."""
+    receive(spool)
+    assert reconciler.step() == 0
+    clock.pass_by(7)
+    assert reconciler.step() == 1
+    assert dispatcher.depth() == 1
+
+
+def test_ready_job_is_rung_for(reconciler, ledger, clock):
+    """A job that was given back is announced when its pause is over."""
+    ledger.register(STUDY, [spooled(STUDY, f"{STUDY}.1")])
+    claim = ledger.claim(STUDY, worker="w1", lease=timedelta(days=1), maximum_attempts=3)
+    ledger.release(claim, retry_in=timedelta(seconds=10), sentence="The disk is full.")
+    assert reconciler.step() == 0
+    clock.pass_by(10)
+    assert reconciler.step() == 1
+
+
+def test_study_that_is_worked_on_is_left_alone(reconciler, spool, ledger, clock):
+    """A registered study with a claimed job is not announced, at any look."""
+    receive(spool)
+    finish(ledger, spool)
+    clock.pass_by(60)
+    assert [reconciler.step(), reconciler.step()] == [0, 0]
+
+
+def test_late_image_with_the_same_time_is_seen(reconciler, spool, ledger, clock):
+    """An image that shares its file time with the one before is not overlooked."""
+    first = receive(spool)
+    finish(ledger, spool)
+    clock.pass_by(60)
+    assert reconciler.step() == 0
+    late, times = receive(spool), first.path.stat()
+    os.utime(late.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert reconciler.step() == 1
+
+
+def test_queue_that_never_empties_starves_no_study(reconciler, spool, dispatcher, clock):
+    """Behind other messages a study is rung for after a while, and once a minute."""
+    dispatcher.ring("1.2.3")
+    receive(spool)
+    clock.pass_by(20)
+    assert reconciler.step() == 0
+    clock.pass_by(20)
+    assert [reconciler.step(), reconciler.step()] == [1, 0]
+    clock.pass_by(61)
+    assert reconciler.step() == 1
+
+
+def test_backlog_is_rung_for_in_parts(reconciler, ledger, dispatcher, clock):
+    """A look at a long backlog adds a bounded number of messages; the next look goes on."""
+    dispatcher.ring("1.2.3")
+    for number in range(60):
+        ledger.register(f"1.2.{number + 10}", [spooled(f"1.2.{number + 10}", f"1.2.{number + 10}.1")])
+    clock.pass_by(40)
+    assert [reconciler.step(), reconciler.step(), reconciler.step()] == [50, 10, 0]
+
+
+def test_emptied_queue_is_filled_at_once(reconciler, spool, broker, dispatcher, clock):
+    """When the broker has lost its messages, studies that were rung for are rung for again."""
+    import redis
+
+    receive(spool)
+    clock.pass_by(7)
+    reconciler.step()
+    with redis.Redis(unix_socket_path=broker.removeprefix("redis+socket://")) as client:
+        client.flushall()
+    assert reconciler.step() == 1
+
+
+def test_nothing_is_rung_without_a_broker(spool, ledger, clock, tmp_path):
+    """Where the broker is away a look ends without an error."""
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'nowhere'}"})
+    receive(spool)
+    clock.pass_by(60)
+    away = Dispatcher(settings)
+    one = Reconciler(assembly=settings.assembly, spool=spool, ledger=ledger, dispatcher=away, clock=clock)
+    assert one.step() == 0
