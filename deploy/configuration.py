@@ -25,7 +25,9 @@ from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
 
-_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+_PASSWORD = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
+"""Up to the last @: whoever wrote the URL may not have escaped the password, whatever is in it."""
+_SECRET_IN_QUERY = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 _WIDTH = 100
 _HEAD = """\
 # Settings of CoVariance, each at its default: keep the lines that you change.
@@ -83,12 +85,17 @@ def _toml(value: Any) -> str:
     if isinstance(value, Path | SecretStr):
         value = str(value)
     if isinstance(value, str):
-        value = _PASSWORD.sub("***", value) if "://" in value else value
+        value = _without_secrets(value)
     # JSON's strings, numbers, booleans and flat lists are TOML's, too.
     text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
     if isinstance(value, tuple) and len(text) > _WIDTH:
         return "\n".join(["[", *(f"    {_toml(one)}," for one in value), "]"])
     return text
+
+
+def _without_secrets(url: str) -> str:
+    # By hand: SQLAlchemy and urllib read a broken URL in different ways, and this command helps to mend one.
+    return _SECRET_IN_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url)) if "://" in url else url
 
 
 def check_settings(*, connect: bool) -> int:
@@ -133,7 +140,7 @@ def _place(path: Path, setting: str) -> str:
 
 
 def _database(settings: Settings, *, connect: bool) -> str:
-    shown = _PASSWORD.sub("***", settings.database.url)
+    shown = _without_secrets(settings.database.url)
     if shown.startswith("sqlite"):
         return _place(Path(shown.partition(":///")[2]), "database.url")
     engine = make_engine(settings.database.url)
@@ -146,7 +153,7 @@ def _database(settings: Settings, *, connect: bool) -> str:
 def _broker(settings: Settings, *, connect: bool) -> str:
     if broker.is_embedded(settings.queue):
         return f"embedded, {broker.server_program()}"
-    shown = _PASSWORD.sub("***", settings.queue.url)
+    shown = _without_secrets(settings.queue.url)
     if connect and Dispatcher(settings).depth() is None:
         raise Retryable(f"{shown} does not answer: studies wait in the spool until it does.")
     return shown

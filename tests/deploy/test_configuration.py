@@ -66,10 +66,44 @@ def test_settings_in_force_are_toml_that_reads_back(read):
     assert shown["destinations"][0]["ae_title"] == "A"
 
 
-def test_secrets_are_not_shown(read):
-    """Neither the hash key nor a password in a URL is printed."""
-    text = '[queue]\nurl="redis://user:hidden1@h/0"\n[database]\npatient_hash_key="hidden2"\n'
-    assert "hidden" not in effective(read(text))
+def test_the_hash_key_is_not_shown(read):
+    """The key that stands between the audit and its patients is not printed."""
+    assert "hidden" not in effective(read('[database]\npatient_hash_key="hidden"\n'))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hidden@h/0",
+        "redis://:hidden@h:6379/0",
+        "rediss://user:hid:hidden@h/0",
+        "postgresql+psycopg://u:hid@hidden@h/db",
+        "postgresql+psycopg://u:hid/hidden@h/db",
+        "postgresql+psycopg://u:hid#hid?hidden@h/db",
+        "postgresql+psycopg://u@h/db?password=hidden",
+        "postgresql+psycopg://u@h/db?sslmode=require&sslPassword=hidden&application_name=a",
+        "redis://h/0?password=hidden",
+        "sentinel://:hidden@h1:26379;sentinel://:hidden@h2:26379",
+    ],
+)
+def test_no_password_in_a_url_is_shown(read, url):
+    """However a password stands in a URL, escaped or not, no part of it is printed, and the host is."""
+    shown = tomllib.loads(effective(read(f'[database]\nurl = "{url}"\n')))["database"]["url"]
+    assert "hid" not in shown
+    assert re.search(r"\bh2?[:/]", shown)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////data/a:b@c/ledger.sqlite3",
+        "redis+socket:///run/valkey.sock?virtual_host=0",
+        "postgresql+psycopg://user@h:5432/db?sslmode=require",
+    ],
+)
+def test_a_url_without_a_password_is_shown_as_it_is(read, url):
+    """What is no secret stays readable."""
+    assert f'url = "{url}"' in effective(read(f'[database]\nurl = "{url}"\n'))
 
 
 def test_check_says_what_is_there(invoke, tmp_path):
