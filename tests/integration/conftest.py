@@ -213,25 +213,17 @@ def eventually_fixture() -> Callable[..., Any]:
     return eventually
 
 
-@pytest.fixture(name="free_port", scope="session")
-def free_port_fixture() -> Callable[[], int]:
-    return free_port
-
-
-@pytest.fixture
-def start_program(tmp_path) -> Iterator[Callable[..., Program]]:
-    """`start_program(command, port=...)` runs a peer until the test ends."""
-    started: list[Program] = []
-
-    def start(command: list[str], *, port: int) -> Program:
-        one = Program(command, tmp_path / f"program-{len(started)}.log").start()
-        started.append(one)
-        eventually(lambda: accepts(port), what=f"{Path(command[0]).name} listens")
-        return one
-
-    yield start
-    for one in started:
-        one.stop()
+@pytest.fixture(scope="module")
+def storescp(program, tmp_path_factory) -> Iterator[tuple[int, Path]]:
+    """The port of DCMTK's receiver, and the folder to which it writes the bytes that it gets."""
+    folder, port = tmp_path_factory.mktemp("storescp"), free_port()
+    received = folder / "received"
+    received.mkdir()
+    command = [program("storescp"), "+B", "-od", str(received), "-aet", "STORESCP", str(port)]
+    running = Program(command, folder / "log").start()
+    eventually(lambda: accepts(port), what="storescp listens")
+    yield port, received
+    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 
 import pytest
@@ -18,25 +19,16 @@ def destination(name: str, ae_title: str, port: int, verify: str) -> dict[str, o
     return {"name": name, "ae_title": ae_title, "host": "127.0.0.1", "port": port, "verify": verify}
 
 
-@pytest.fixture
-def storescp(start_program, free_port, program, tmp_path):
-    """DCMTK's receiver, and the folder that it fills."""
-    folder = tmp_path / "storescp"
-    folder.mkdir()
-    port = free_port()
-    start_program([program("storescp"), "-od", str(folder), "-aet", "STORESCP", str(port)], port=port)
-    return port, folder
-
-
 def deliveries(system, study: str, name: str) -> list[DeliveryState]:
     record = system.ledger.study(study)
     outputs = [output for result in record.results for output in result.outputs] if record else []
     return [d.state for output in outputs for d in output.deliveries if d.destination == name]
 
 
-def test_each_destination_is_proven_in_its_own_way(make_system, orthanc, storescp, eventually, program):
-    """Orthanc is asked by C-FIND for what it holds; storescp proves nothing, and stored is the end."""
-    port, folder = storescp
+@pytest.fixture(scope="module")
+def delivered(make_system, orthanc, storescp, eventually):
+    """A film whose results have reached Orthanc, which is asked by C-FIND, and storescp, which is not."""
+    port, _ = storescp
     system = make_system(
         [
             destination("orthanc", "ORTHANC", orthanc.port, "find"),
@@ -50,15 +42,53 @@ def test_each_destination_is_proven_in_its_own_way(make_system, orthanc, storesc
     for name, states in expected.items():
         eventually(
             lambda name=name, states=states: deliveries(system, film.StudyInstanceUID, name) == states,
-            what=f"{name} has both objects",
+            what=f"{name} has both objects, proven in its own way",
         )
+    system.stop()
+    return film
+
+
+def test_each_destination_gets_every_result(delivered, orthanc, storescp):
+    """Both destinations hold the same two objects, in the study of the film."""
+    _, folder = storescp
+    received = [dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
+    assert {one.StudyInstanceUID for one in received} == {delivered.StudyInstanceUID}
+    held = {
+        orthanc.rest(f"/instances/{instance}/simplified-tags")["SOPInstanceUID"]
+        for instance in orthanc.find(StudyInstanceUID=delivered.StudyInstanceUID)
+    }
+    assert len(received) == 2
+    assert {one.SOPInstanceUID for one in received} == held
+
+
+def test_what_is_sent_passes_the_validator(delivered, storescp, program):
+    """dciodvfy finds no error in the bytes that a destination got."""
+    _, folder = storescp
     for file in folder.iterdir():
-        assert dcmread(file).StudyInstanceUID == film.StudyInstanceUID
         found = subprocess.run(
             [program("dciodvfy"), "-new", file], capture_output=True, text=True, check=False
         )
         assert "Error" not in found.stderr
-    assert len(list(folder.iterdir())) == 2
+
+
+def digest_of_data_set(part10: bytes) -> str:
+    """SHA-256 of what follows the file meta group, whose first element says how long it is (PS3.10 7.1)."""
+    return hashlib.sha256(part10[144 + int.from_bytes(part10[140:144], "little") :]).hexdigest()
+
+
+def test_results_survive_the_way_to_the_pacs_and_back(delivered, orthanc, storescp):
+    """Orthanc gives back every byte of report and heatmap as it was sent, pixels included."""
+    _, folder = storescp
+    modalities = []
+    for file in folder.iterdir():
+        sent = dcmread(file)
+        (held,) = orthanc.find(SOPInstanceUID=sent.SOPInstanceUID)
+        assert digest_of_data_set(orthanc.file(held)) == digest_of_data_set(file.read_bytes())
+        modalities.append(sent.Modality)
+        if "PixelData" in sent:
+            assert sent.pixel_array.shape == (sent.Rows, sent.Columns, 3)
+            assert sent.pixel_array.std() > 10
+    assert sorted(modalities) == ["OT", "SR"]
 
 
 def test_echoscu_gets_its_answer(make_system, program):
@@ -71,42 +101,43 @@ def test_echoscu_gets_its_answer(make_system, program):
     assert "Called AE Title Not Recognized" in refused.stdout + refused.stderr
 
 
-def test_permanent_refusal_is_set_aside_and_can_be_retried(make_system, node_port, tmp_path, eventually):
+@pytest.fixture
+def refused(request, make_system, node_port, tmp_path):
+    """A study whose results the PACS answers with the status `request.param`; the system; that PACS."""
+    with StandInPacs(tmp_path, peers={"COVARIANCE": ("127.0.0.1", node_port)}) as pacs:
+        pacs.refuse_with = request.param
+        system = make_system([destination("pacs", "STANDIN", pacs.port, "commitment")], port=node_port)
+        system.start()
+        film = phantom_dataset(22, salt=f"refused with {request.param}", **SMALL)
+        system.send(film)
+        yield film.StudyInstanceUID, system, pacs
+        system.stop()
+
+
+@pytest.mark.parametrize("refused", [0xC000], indirect=True, ids=["cannot understand"])
+def test_permanent_refusal_is_set_aside_and_can_be_retried(refused, eventually):
     """A PACS that cannot understand an object is not asked for ever; after it is mended, `retry` delivers."""
-    with StandInPacs(tmp_path, peers={"COVARIANCE": ("127.0.0.1", node_port)}) as pacs:
-        pacs.refuse_with = 0xC000
-        system = make_system([destination("pacs", "STANDIN", pacs.port, "commitment")], port=node_port)
-        system.start()
-        film = phantom_dataset(22, salt="refused", **SMALL)
-        system.send(film)
-        study = film.StudyInstanceUID
-        given_up = [DeliveryState.FAILED] * 2
-        eventually(lambda: deliveries(system, study, "pacs") == given_up, what="both objects are set aside")
-        assert pacs.held(study) == []
-        pacs.refuse_with = None
-        assert system.ledger.retry(study) == 2
-        system.wait_for(study)
-        assert len(pacs.held(study)) == 2
-        system.stop()
+    study, system, pacs = refused
+    given_up = [DeliveryState.FAILED] * 2
+    eventually(lambda: deliveries(system, study, "pacs") == given_up, what="both objects are set aside")
+    assert pacs.held(study) == []
+    pacs.refuse_with = None
+    assert system.ledger.retry(study) == 2
+    system.wait_for(study)
+    assert len(pacs.held(study)) == 2
 
 
-def test_transient_refusal_is_tried_until_it_succeeds(make_system, node_port, tmp_path, eventually):
-    """A PACS that is out of resources (A700) gets the same objects again, more often than a permanent no."""
-    with StandInPacs(tmp_path, peers={"COVARIANCE": ("127.0.0.1", node_port)}) as pacs:
-        pacs.refuse_with = 0xA700
-        system = make_system([destination("pacs", "STANDIN", pacs.port, "commitment")], port=node_port)
-        system.start()
-        film = phantom_dataset(23, salt="full", **SMALL)
-        system.send(film)
-        study = film.StudyInstanceUID
+@pytest.mark.parametrize("refused", [0xA700], indirect=True, ids=["out of resources"])
+def test_transient_refusal_is_tried_until_it_succeeds(refused, eventually):
+    """A PACS that is out of resources gets the same objects again, more often than a permanent no."""
+    study, system, pacs = refused
 
-        def attempts() -> list[int]:
-            record = system.ledger.study(study)
-            outputs = [o for result in record.results for o in result.outputs] if record else []
-            return [d.attempts for output in outputs for d in output.deliveries]
+    def attempts() -> list[int]:
+        record = system.ledger.study(study)
+        outputs = [o for result in record.results for o in result.outputs] if record else []
+        return [d.attempts for output in outputs for d in output.deliveries]
 
-        patience = system.settings.delivery.permanent_attempts
-        eventually(lambda: attempts() and min(attempts()) > patience, what="more tries than a no would get")
-        pacs.refuse_with = None
-        system.wait_for(study)
-        system.stop()
+    patience = system.settings.delivery.permanent_attempts
+    eventually(lambda: attempts() and min(attempts()) > patience, what="more tries than a no would get")
+    pacs.refuse_with = None
+    system.wait_for(study)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from dicom_node.errors import Reason
 from worker.ledger import Disposition, JobState
@@ -52,21 +58,56 @@ def test_worker_killed_in_mid_job(system, orthanc, eventually):
     assert [reports(orthanc, film.StudyInstanceUID) for film in sent] == [1] * len(sent)
 
 
+def children(pid: int) -> list[int]:
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for one in lists for child in one.split()]
+
+
+def signal_all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def stop_outside_transactions(pid: int, database: str) -> None:
+    """SIGSTOP a process at a moment at which it does not keep everybody else out of the database."""
+    with closing(sqlite3.connect(database, timeout=2.0, isolation_level=None)) as probe:
+        for _ in range(20):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+                probe.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+            else:
+                return
+    pytest.fail("the worker never lets go of the database")
+
+
 def test_stopped_worker_loses_its_claim(system, orthanc, eventually):
-    """SIGSTOP a worker past its lease: what it then wants to record is refused, and nothing stands twice."""
+    """SIGSTOP a worker past its lease: what it then wants to record is refused as stale, and not recorded."""
     system.start()
-    (film,) = films("stopped", 1)
-    system.send(film)
-    eventually(lambda: system.ledger.status().jobs[JobState.CLAIMED], what="the job is claimed")
-    system.programs["worker"].signal(signal.SIGSTOP)
-    stopped = system.programs["worker"].process
-    system.programs["worker"].process = None
-    system.start("worker")
-    record = system.wait_for(film.StudyInstanceUID)
-    stopped.send_signal(signal.SIGCONT)
-    stopped.terminate()
-    stopped.wait(30)
-    assert len(system.ledger.study(film.StudyInstanceUID).results) == len(record.results) == 1
+    worker = system.programs["worker"]
+    pid = worker.process.pid
+    wanted = system.settings.worker.decoders
+    decoders = eventually(lambda: len(children(pid)) == wanted and children(pid), what="the decoders run")
+    second = replace(worker, output=worker.output.with_name("second-worker.log"), process=None)
+    # It cannot get further than its claim while nobody reads the film for it.
+    signal_all(decoders, signal.SIGSTOP)
+    try:
+        (film,) = films("stopped", 1)
+        system.send(film)
+        eventually(lambda: system.ledger.status().jobs[JobState.CLAIMED], what="the job is claimed")
+        stop_outside_transactions(pid, make_url(system.settings.database.url).database)
+        second.start()
+        record = system.wait_for(film.StudyInstanceUID)
+        assert record.jobs[0].fence == 2
+    finally:
+        signal_all([*decoders, pid], signal.SIGCONT)
+    try:
+        eventually(lambda: '"outcome": "stale"' in worker.output.read_text(), what="the first is refused")
+    finally:
+        second.stop()
+    assert len(system.ledger.study(film.StudyInstanceUID).results) == 1
     assert reports(orthanc, film.StudyInstanceUID) == 1
 
 

@@ -60,21 +60,6 @@ def test_study_comes_back_with_report_and_heatmap_in_the_same_study(system, orth
     assert orthanc.rest(f"/patients/{patient}")["Studies"] == [study]
 
 
-def test_heatmap_survives_the_way_to_the_pacs_and_back(system, orthanc):
-    """Orthanc gives back every element of the heatmap as we sent it, pixels included."""
-    film = phantom_dataset(2, salt="pixels", **SMALL)
-    send_from_orthanc(orthanc, film)
-    record = system.wait_for(film.StudyInstanceUID)
-    (held,) = of_modality(orthanc, film.StudyInstanceUID, "OT")
-
-    heatmap = dcmread(BytesIO(orthanc.file(held)))
-    (sent,) = [output for output in record.results[0].outputs if output.role == "sc"]
-    assert heatmap.SOPInstanceUID == sent.sop_instance_uid
-    assert heatmap.pixel_array.shape == (heatmap.Rows, heatmap.Columns, 3)
-    assert heatmap.pixel_array.std() > 10
-    assert heatmap.PatientID == film.PatientID
-
-
 def test_what_the_pacs_holds_passes_the_validators(system, orthanc, program, tmp_path):
     """dciodvfy finds no error in what Orthanc holds of ours, and dsrdump reads the report."""
     film = phantom_dataset(3, salt="validators", **SMALL)
@@ -111,17 +96,35 @@ AWKWARD = {
     },
     "UTF-8": {"SpecificCharacterSet": b"ISO_IR 192", "PatientName": "王^小東".encode()},
 }
-KEEPS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber")
+KEEPS = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 
 
-def raw_values(part10: bytes, keywords: tuple[str, ...]) -> dict[str, bytes | None]:
-    """Value bytes as they stand in an explicit little-endian file."""
+def identifiers(part10: bytes) -> dict[str, bytes]:
+    """Value bytes as they stand in an explicit little-endian file; empty where there is none."""
     dataset = dcmread(BytesIO(part10), stop_before_pixels=True)
-    found = {}
-    for keyword in keywords:
-        element = dataset.get_item(keyword)
-        found[keyword] = None if element is None else (element.value or b"").rstrip(b" \0")
-    return found
+    found = {keyword: dataset.get_item(keyword) for keyword in KEEPS}
+    return {
+        keyword: (element.value or b"").rstrip(b" \0") if element is not None else b""
+        for keyword, element in found.items()
+    }
+
+
+def assert_results_name(sent: dict[str, bytes], orthanc, study: str) -> None:
+    """The one SR and the one heatmap of the study carry exactly these identifiers."""
+    for modality in ("SR", "OT"):
+        (result,) = of_modality(orthanc, study, modality)
+        assert identifiers(orthanc.file(result)) == sent
 
 
 def with_raw(film: Dataset, values: dict[str, bytes | None]) -> bytes:
@@ -150,33 +153,42 @@ def test_identifiers_come_back_byte_for_byte(system, orthanc, header, tmp_path):
     orthanc.rest("/modalities/covariance/store", {"Resources": [held], "Synchronous": True})
     system.wait_for(film.StudyInstanceUID)
 
-    sent = raw_values(file, KEEPS)
+    sent = identifiers(file)
     meant = {k: v.rstrip(b" ") for k, v in AWKWARD[header].items() if k in KEEPS}
     assert {keyword: sent[keyword] for keyword in meant} == meant
-    for modality in ("SR", "OT"):
-        (result,) = of_modality(orthanc, film.StudyInstanceUID, modality)
-        assert raw_values(orthanc.file(result), KEEPS) == sent
+    assert_results_name(sent, orthanc, film.StudyInstanceUID)
 
 
 @pytest.mark.parametrize("missing", [("PatientOrientation",), ("StudyID",), ("PatientName",)])
 def test_missing_attributes_do_not_stop_a_result(system, orthanc, missing):
-    """A film without a name, a study id or an orientation is scored and reported."""
+    """Without a name, a study id or an orientation a film is scored; nothing is made up in its results."""
     film = phantom_dataset(5, salt=f"missing {missing}", **SMALL)
-    held = orthanc.rest("/instances", with_raw(film, dict.fromkeys(missing)))["ID"]
+    file = with_raw(film, dict.fromkeys(missing))
+    held = orthanc.rest("/instances", file)["ID"]
     orthanc.rest("/modalities/covariance/store", {"Resources": [held], "Synchronous": True})
     system.wait_for(film.StudyInstanceUID)
-    assert len(of_modality(orthanc, film.StudyInstanceUID, "SR")) == 1
+
+    sent = identifiers(file)
+    assert not any(sent.get(keyword) for keyword in missing)
+    assert_results_name(sent, orthanc, film.StudyInstanceUID)
 
 
 def test_uids_of_64_characters_are_kept(system, orthanc):
-    """The longest UIDs that the standard allows come back unchanged."""
+    """The longest UIDs that the standard allows come back unchanged, as identifiers and as references."""
     film = phantom_dataset(6, salt="long", **SMALL)
     film.StudyInstanceUID = "1.2.826.0.1.3680043.10.1.".ljust(63, "7") + "1"
     film.SeriesInstanceUID = "1.2.826.0.1.3680043.10.1.".ljust(63, "7") + "2"
     film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = film.SeriesInstanceUID[:-1] + "3"
     send_from_orthanc(orthanc, film)
     system.wait_for(film.StudyInstanceUID)
-    assert len(of_modality(orthanc, film.StudyInstanceUID, "SR")) == 1
+
+    assert_results_name(identifiers(part10(film)), orthanc, film.StudyInstanceUID)
+    for modality, cited in (
+        ("SR", [film.SeriesInstanceUID, film.SOPInstanceUID]),
+        ("OT", [film.SOPInstanceUID]),
+    ):
+        (result,) = of_modality(orthanc, film.StudyInstanceUID, modality)
+        assert [uid for uid in cited if uid.encode() not in orthanc.file(result)] == []
 
 
 def test_sent_twice_gives_one_result(system, orthanc):
