@@ -40,6 +40,8 @@ _GAUGE_LEFT, _GAUGE_TOP, _GAUGE_WIDTH = _MARGIN, 104, 520
 _BACKGROUND, _PANEL, _TEXT, _QUIET = (14, 16, 20), (0, 0, 0), (236, 238, 242), (160, 166, 176)
 _COLOUR: dict[Decision, tuple[int, int, int]] = {"positive": (255, 190, 92), "negative": (150, 200, 255)}
 _WARNING = (255, 214, 64)
+_SMALL = 21
+"""The smallest text: 15 pixels high where the page is shown 1024 pixels wide."""
 _STRONGEST = 0.62  # Share of the colour at full scale: the anatomy stays visible underneath.
 
 Page = NDArray[np.uint8]
@@ -92,10 +94,10 @@ def overlay_page(
     _draw_result(draw, decision, probability, model)
     which = f"Film {film_number} of {films}; study {study.upper()}" if films > 1 else "One film in this study"
     draw.text(
-        (_MARGIN, 140),
+        (_MARGIN, 136),
         f"{which}. Analysed {analysed_at:%Y-%m-%d %H:%M %z}, result number {generation}.",
         _TEXT,
-        _font(18),
+        _font(_SMALL),
     )
     _draw_pointer(draw, _log_odds(probability) - _log_odds(model.threshold), decision)
     return np.asarray(image)
@@ -164,12 +166,12 @@ def _frame(model: ModelIdentity, decision: Decision) -> Page:
     image = Image.new("RGB", (PAGE_WIDTH, PAGE_HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     for left, caption in ((_FILM_LEFT, "Film"), (_OVERLAY_LEFT, "Film with class activation map")):
-        draw.text((left, _PANEL_TOP - 24), caption, _QUIET, _font(17))
+        draw.text((left, _PANEL_TOP - 28), caption, _QUIET, _font(_SMALL))
         draw.rectangle(
             (left, _PANEL_TOP, left + _PANEL_WIDTH - 1, _PANEL_TOP + _PANEL_HEIGHT - 1), fill=_PANEL
         )
     _draw_headings(draw, model, decision)
-    draw.multiline_text((_MARGIN, 944), FOOTNOTE, _QUIET, _font(19), spacing=6)
+    draw.multiline_text((_MARGIN, 944), FOOTNOTE, _QUIET, _font(_SMALL), spacing=6)
     page = np.array(image)
     _paint_bar(page)
     image = Image.fromarray(page)
@@ -185,9 +187,9 @@ def _draw_headings(draw: ImageDraw.ImageDraw, model: ModelIdentity, decision: De
     draw.text(middle, RESEARCH_ONLY, _WARNING, _font(25), anchor="mm", stroke_width=0.5)
     right = PAGE_WIDTH - _MARGIN
     name, digest = f"{model.name} {model.version}"[:60], model.sha256[:12]
-    draw.text((right, 84), name, _TEXT, _font(20), anchor="ra")
-    draw.text((right, 112), f"model {digest}, input {model.recipe}", _QUIET, _font(18), anchor="ra")
-    draw.text((right, 138), f"{model.engine}, {model.precision}", _QUIET, _font(18), anchor="ra")
+    draw.text((right, 78), name, _TEXT, _font(_SMALL), anchor="ra")
+    draw.text((right, 107), f"model {digest}, input {model.recipe}", _QUIET, _font(_SMALL), anchor="ra")
+    draw.text((right, 136), f"{model.engine}, {model.precision}", _QUIET, _font(_SMALL), anchor="ra")
     gauge = (_GAUGE_LEFT, _GAUGE_TOP, _GAUGE_LEFT + _GAUGE_WIDTH, _GAUGE_TOP + 10)
     draw.rounded_rectangle(gauge, 5, fill=(52, 57, 66))
     x = _gauge_x(model.threshold)
@@ -209,7 +211,7 @@ def _draw_result(
 
 
 def _bar_y(evidence: float) -> float:
-    return _PANEL_TOP + _PANEL_HEIGHT - 1 - 40 - (_PANEL_HEIGHT - 140) * evidence / FULL_SCALE
+    return _PANEL_TOP + _PANEL_HEIGHT - 1 - 40 - (_PANEL_HEIGHT - 150) * evidence / FULL_SCALE
 
 
 def _paint_bar(page: Page) -> None:
@@ -228,9 +230,9 @@ def _draw_ticks(draw: ImageDraw.ImageDraw) -> None:
         y = _bar_y(tick)
         draw.line((right, y, right + 6, y), _QUIET, 2)
         text = f"{tick} or\nmore" if tick == FULL_SCALE else str(tick)
-        draw.multiline_text((right + 12, y), text, _TEXT, _font(18), anchor="lm", spacing=2)
+        draw.multiline_text((right + 12, y), text, _TEXT, _font(_SMALL), anchor="lm", spacing=2)
     draw.multiline_text(
-        (_BAR_LEFT - 4, _PANEL_TOP), "log-odds\nabove\nthreshold", _TEXT, _font(17), spacing=3
+        (_BAR_LEFT - 4, _PANEL_TOP), "log-odds\nabove\nthreshold", _TEXT, _font(_SMALL), spacing=3
     )
 
 
@@ -240,4 +242,4 @@ def _draw_pointer(draw: ImageDraw.ImageDraw, evidence: float, decision: Decision
     x = _BAR_LEFT - 2
     draw.polygon(((x, y), (x - 11, y - 8), (x - 11, y + 8)), fill=_COLOUR[decision])
     bottom = _PANEL_TOP + _PANEL_HEIGHT
-    draw.text((_BAR_LEFT - 4, bottom), f"film {evidence:+.1f}", _COLOUR[decision], _font(18), anchor="ls")
+    draw.text((_BAR_LEFT - 4, bottom), f"film {evidence:+.1f}", _COLOUR[decision], _font(_SMALL), anchor="ls")

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from dicom_node.errors import ConfigurationError
 from worker import explain
@@ -61,6 +62,16 @@ def test_page_is_rgb_of_one_size():
         for shape in ((600, 500), (500, 600), (1024, 1024), (300, 1024), (1024, 40))
     }
     assert sizes == {(explain.PAGE_HEIGHT, explain.PAGE_WIDTH, 3)}
+
+
+def test_text_is_legible_where_the_page_is_shrunk(monkeypatch):
+    """On a page that is shown 1024 pixels wide no text is smaller than 14 pixels."""
+    sizes, load = [], ImageFont.load_default
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: sizes.append(size) or load(size))
+    explain._font.cache_clear()
+    explain._frame.cache_clear()
+    page_of(peak(4, 4))
+    assert min(sizes) * 1024 / explain.PAGE_WIDTH >= 14
 
 
 def test_mean_of_the_evidence_is_the_films():
