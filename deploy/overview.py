@@ -60,11 +60,12 @@ def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
 def _spool(settings: Settings, ledger: Ledger) -> dict[str, int]:
     root = settings.spool.path
     found = list(Spool(root).studies()) if (root / "studies").is_dir() else []
+    registered = ledger.registered_counts()
     return {
         "studies": len(found),
         "images": sum(study.instances for study in found),
         "unregistered": sum(
-            max(study.instances - ledger.registered(study.study_instance_uid), 0) for study in found
+            max(study.instances - registered.get(study.study_instance_uid, 0), 0) for study in found
         ),
         "free_bytes": shutil.disk_usage(root).free if root.is_dir() else 0,
     }

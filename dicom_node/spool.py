@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,13 @@ from dicom_node.durable import Part, make_directory, sweep, synchronise
 from dicom_node.errors import Retryable
 from dicom_node.file_meta import HEAD_BYTES, Head, Provenance, read_head, write_head
 from dicom_node.header import Identity, read_identity
+from dicom_node.logs import get_logger
 from dicom_node.uids import is_valid_uid
 
+log = get_logger("spool")
+
+_NAME = re.compile(r"([0-9.]{1,64})_([0-9a-f]{64})\.dcm")
+"""SOPInstanceUID and digest: of its data set for what was received, of the file for our outputs."""
 _REMEMBERED_STUDIES = 10_000
 _CLOCK_TICK_NS = 1_000_000_000
 
@@ -142,11 +148,25 @@ class Spool:
                 yield known[1]
 
     def instances(self, study_instance_uid: str) -> list[SpooledInstance]:
-        """The objects of a study, oldest first; none where the study is unknown."""
-        if not is_valid_uid(study_instance_uid):
+        """The objects of a study, oldest first; none where the study is unknown.
+
+        An object whose head has rotted is one that only its name and its file's time tell of: whoever
+        reads it finds out what is wrong with it, and no other object waits for it.
+
+        Raises:
+            OSError: a file is there and the machine does not give it to us.
+        """
+        directory = self._studies / study_instance_uid
+        if not is_valid_uid(study_instance_uid) or not directory.is_dir():
             return []
-        paths = (self._studies / study_instance_uid).glob("*.dcm")
-        found = [_read_instance(path) for path in paths]
+        found, strays = [], 0
+        for path in directory.iterdir():
+            if (name := _NAME.fullmatch(path.name)) is not None:
+                found.append(_read_instance(path, *name.groups()))
+            else:
+                strays += 1
+        if strays:
+            log.warning("files_not_ours_ignored", study=study_instance_uid, files=strays)
         return sorted(found, key=lambda instance: (instance.received_at, instance.path.name))
 
     def _file(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
@@ -198,6 +218,13 @@ class Spool:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
+
+    def outputs(self, *, kept_before: datetime) -> Iterator[Path]:
+        """The outputs that were kept before a moment."""
+        for path in self._outbox.glob("*/*.dcm"):
+            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                if _NAME.fullmatch(path.name) and path.stat().st_mtime < kept_before.timestamp():
+                    yield path
 
     # What peers reported
 
@@ -314,7 +341,7 @@ class Incoming:
 
 
 def _look_into(directory: os.DirEntry[str]) -> SpooledStudy | None:
-    times = [entry.stat().st_mtime_ns for entry in os.scandir(directory) if entry.name.endswith(".dcm")]
+    times = [entry.stat().st_mtime_ns for entry in os.scandir(directory) if _NAME.fullmatch(entry.name)]
     if not times:
         return None
     return SpooledStudy(
@@ -322,24 +349,48 @@ def _look_into(directory: os.DirEntry[str]) -> SpooledStudy | None:
     )
 
 
-def _read_instance(path: Path) -> SpooledInstance:
+def _read_instance(path: Path, sop_instance_uid: str, sha256: str) -> SpooledInstance:
     with path.open("rb") as file:
-        head = read_head(file.read(HEAD_BYTES))
-        size = os.fstat(file.fileno()).st_size - HEAD_BYTES
+        content = file.read(HEAD_BYTES)
+        state = os.fstat(file.fileno())
+    head, received_at = _head(content, sop_instance_uid, datetime.fromtimestamp(state.st_mtime, UTC))
     return SpooledInstance(
         study_instance_uid=path.parent.name,
         series_instance_uid=head.provenance.series,
-        sop_instance_uid=head.sop_instance_uid,
+        sop_instance_uid=sop_instance_uid,
         sop_class_uid=head.sop_class_uid,
         transfer_syntax_uid=head.transfer_syntax_uid,
-        sha256=path.stem.rpartition("_")[2],
+        sha256=sha256,
         path=path,
-        size=size,
+        size=max(state.st_size - HEAD_BYTES, 0),
         calling_ae=head.calling_ae,
         called_ae=head.called_ae,
         address=head.provenance.address,
-        received_at=datetime.fromisoformat(head.provenance.received_at),
+        received_at=received_at,
     )
+
+
+def _head(content: bytes, sop_instance_uid: str, filed_at: datetime) -> tuple[Head, datetime]:
+    """The head and its time; where it has rotted, one without facts and the time at which it was filed."""
+    try:
+        head = read_head(content)
+        received_at = datetime.fromisoformat(head.provenance.received_at).astimezone(UTC)
+        facts = [head.sop_class_uid, head.transfer_syntax_uid, head.calling_ae, head.called_ae]
+        facts += [head.provenance.series, head.provenance.address]
+        if head.sop_instance_uid == sop_instance_uid and all(fact.isprintable() for fact in facts):
+            return head, received_at
+    except Exception:  # noqa: BLE001, S110 (whatever a parser makes of rotten bytes)
+        pass
+    log.warning("head_unreadable", object=sop_instance_uid)
+    nothing = Provenance(series="", address="", received_at="")
+    return Head(
+        sop_class_uid="",
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid="",
+        calling_ae="",
+        called_ae="",
+        provenance=nothing,
+    ), filed_at
 
 
 def _require_uids(*values: str) -> None:

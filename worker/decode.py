@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 
 from dicom_node import uids
-from dicom_node.errors import Permanent, Reason
+from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.file_meta import HEAD_BYTES
 from worker import preprocess
 from worker.attributes import text
@@ -29,7 +29,7 @@ from worker.settings import EligibilitySection
 def read_film(
     path: Path, settings: EligibilitySection, *, sop_instance_uid: str = "", sha256: str | None = None
 ) -> Reading | Rejected:
-    """Read, judge and decode one file; whatever is wrong with it, this returns.
+    """Read, judge and decode one file; whatever is wrong with its content, this returns.
 
     Args:
         path: a Part 10 file.
@@ -40,6 +40,9 @@ def read_film(
     Returns:
         A reading, whose film is None when the image is not analysed, or a rejection that says why.
         Sentences hold no value of the data set.
+
+    Raises:
+        Retryable: the file is there and the machine does not give it to us.
     """
     try:
         return _read(path, settings, sha256)
@@ -74,8 +77,11 @@ def _read(path: Path, settings: EligibilitySection, sha256: str | None) -> Readi
 def _load(path: Path, sha256: str | None) -> bytes:
     try:
         content = path.read_bytes()
-    except OSError:
-        raise Permanent(Reason.FILE_MISSING, "The spooled file cannot be read.") from None
+    except FileNotFoundError:
+        raise Permanent(Reason.FILE_MISSING, "The spooled file is gone.") from None
+    except OSError as error:
+        # Too many open files, a disk or a mount that is away: nothing that the film is to blame for.
+        raise Retryable(f"A spooled file cannot be read: {type(error).__name__} {error.errno}.") from None
     if sha256 is not None and hashlib.sha256(memoryview(content)[HEAD_BYTES:]).hexdigest() != sha256:
         raise Permanent(Reason.FILE_ALTERED, "The spooled file is not what was received.")
     return content

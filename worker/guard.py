@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Self
 
-from dicom_node.errors import Reason
+from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
 from dicom_node.spool import SpooledInstance
 from worker.findings import Reading, Rejected
@@ -70,7 +70,7 @@ class _Child:
         self._ready = False
 
     def ask(self, request: _Request) -> Reading | Rejected:
-        """Have one file read. Raises _HungError or _DiedError, after which the child is of no use."""
+        """Have one file read. Raises Retryable; _HungError or _DiedError, and the child is of no use."""
         try:
             if not self._ready:
                 self._pipe.send(self._limits)
@@ -80,6 +80,8 @@ class _Child:
             answer = self._answer(self._limits.seconds)
         except (EOFError, OSError):
             raise _DiedError from None
+        if isinstance(answer, Retryable):
+            raise answer
         if not isinstance(answer, Reading | Rejected):
             raise _DiedError
         return answer
@@ -124,6 +126,9 @@ class Decoders:
 
         Returns:
             What the child made of it; DECODER_TIMEOUT or DECODER_CRASHED when it made nothing.
+
+        Raises:
+            Retryable: the file is there and the machine does not give it to us.
         """
         request = _Request(
             path=instance.path, sop_instance_uid=instance.sop_instance_uid, sha256=instance.sha256
@@ -189,12 +194,15 @@ def _serve(pipe: Connection) -> None:
         request: _Request = pipe.recv()
         # Should the worker die meanwhile, nobody else would end a decoder that hangs in native code.
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
-        answer = read_film(
-            request.path,
-            limits.eligibility,
-            sop_instance_uid=request.sop_instance_uid,
-            sha256=request.sha256,
-        )
+        try:
+            answer: Reading | Rejected | Retryable = read_film(
+                request.path,
+                limits.eligibility,
+                sop_instance_uid=request.sop_instance_uid,
+                sha256=request.sha256,
+            )
+        except Retryable as error:
+            answer = error
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
 

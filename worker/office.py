@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Retryable
@@ -17,6 +18,8 @@ from worker.settings import Settings
 log = get_logger("office")
 
 _LONGEST_PAUSE = 30.0
+_ABANDONED = timedelta(hours=1)
+"""Far longer than a worker holds a claim: what is older and not recorded will not be."""
 
 
 class Office:
@@ -38,6 +41,7 @@ class Office:
             (self._reconciler.step, pauses.reconcile_seconds),
             (self.take_reports, pauses.poll_seconds),
             (self.drop_outputs, pauses.reconcile_seconds),
+            (self.sweep_outbox, _LONGEST_PAUSE),
             *((deliverer.step, pauses.poll_seconds) for deliverer in self._deliverers),
         ]
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
@@ -58,6 +62,13 @@ class Office:
         for output in self._ledger.outputs_to_drop(trusted=trusted):
             self._spool.drop_output(output.path)
             self._ledger.output_dropped(output.sop_instance_uid)
+
+    def sweep_outbox(self) -> None:
+        """Remove what a worker kept and did not live to record."""
+        old = self._spool.outputs(kept_before=datetime.now(UTC) - _ABANDONED)
+        for path in self._ledger.unrecorded_outputs(old):
+            self._spool.drop_output(path)
+            log.info("abandoned_output_dropped", study=path.parent.name)
 
 
 def repeat(step: Callable[[], object], pause: float, stop: threading.Event) -> None:

@@ -11,14 +11,21 @@ from datetime import timedelta
 
 from dicom_node.errors import Permanent, Retryable
 from dicom_node.logs import get_logger
-from dicom_node.spool import Spool
-from worker.findings import KeptOutput, Output
+from dicom_node.spool import Spool, SpooledInstance
+from worker.findings import KeptOutput, Output, StudyFinding
 from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
 from worker.settings import Settings
 
 log = get_logger("pipeline")
+
+_LONGEST_PAUSE = timedelta(seconds=60)
+
+
+def pause_after(releases: int) -> timedelta:
+    """How long a job that was given back so many times before waits: doubled each time, up to a minute."""
+    return min(timedelta(seconds=2.0 ** min(releases + 1, 16)), _LONGEST_PAUSE)
 
 
 class Pipeline:
@@ -42,7 +49,7 @@ class Pipeline:
         Raises:
             Retryable: the database or the spool is away; the reconciler rings again.
         """
-        self._ledger.register(study_instance_uid, self._spool.instances(study_instance_uid))
+        self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
         worker = self._settings.worker
         lease = timedelta(seconds=worker.lease)
         claim = self._ledger.claim(
@@ -53,15 +60,20 @@ class Pipeline:
         with Lease(self._ledger, claim, lease, maximum=timedelta(seconds=worker.maximum_seconds)):
             self._see_through(claim)
 
+    def _spooled(self, study_instance_uid: str) -> list[SpooledInstance]:
+        try:
+            return self._spool.instances(study_instance_uid)
+        except OSError as error:
+            raise Retryable(f"The spool cannot be read: {type(error).__name__} {error.errno}.") from None
+
     def _see_through(self, claim: Claim) -> None:
         try:
             self._score_and_record(claim)
         except Permanent as error:
-            self._ledger.quarantine(claim, error.reason, str(error))
+            self._ledger.quarantine(claim, error.reason, str(error), model=self._scorer.model)
             log.warning("study_quarantined", study=claim.study_instance_uid, reason=error.reason)
         except Retryable as error:
-            pause = timedelta(seconds=2.0**claim.attempt)
-            self._ledger.release(claim, retry_in=pause, sentence=str(error))
+            self._ledger.release(claim, retry_in=pause_after(claim.releases), sentence=str(error))
             raise
 
     def _score_and_record(self, claim: Claim) -> None:
@@ -69,10 +81,8 @@ class Pipeline:
         if not finding.scores and not reportable(finding.set_aside):
             self._ledger.finish_without_result(claim, finding)
             return
-        kept = [self._keep(claim, output) for output in self._scorer.encode(finding)]
-        recorded = self._ledger.record(claim, finding, kept, self._destinations)
-        if recorded is not Recorded.RECORDED:
-            self._drop(kept)
+        kept = self._keep_all(claim, self._scorer.encode(finding))
+        recorded = self._record(claim, finding, kept)
         log.info(
             "study_scored",
             study=claim.study_instance_uid,
@@ -81,6 +91,30 @@ class Pipeline:
             images=len(finding.scores),
             outcome=recorded,
         )
+
+    def _record(self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput]) -> Recorded:
+        try:
+            recorded = self._ledger.record(claim, finding, kept, self._destinations)
+        except Retryable:
+            # The connection may have broken after the commit: the sweep of the outbox knows later.
+            raise
+        except Exception:
+            self._drop(kept)
+            raise
+        if recorded is not Recorded.RECORDED:
+            self._drop(kept)
+        return recorded
+
+    def _keep_all(self, claim: Claim, outputs: Sequence[Output]) -> list[KeptOutput]:
+        kept: list[KeptOutput] = []
+        try:
+            for output in outputs:
+                kept.append(self._keep(claim, output))
+        except Retryable:
+            # The next try makes other bytes: on a full disk these would be in the way.
+            self._drop(kept)
+            raise
+        return kept
 
     def _keep(self, claim: Claim, output: Output) -> KeptOutput:
         try:

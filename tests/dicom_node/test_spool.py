@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pydicom
@@ -77,6 +78,56 @@ def test_a_study_that_was_looked_into_still_shows_what_comes_later(spool: Spool,
     assert [study.instances for study in spool.studies()] == [1]
     keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.2")))
     assert [study.instances for study in spool.studies()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("place", "rotten"),
+    [
+        (128, b"XXXX"),  # no DICM
+        (132, b"\xff" * 500),
+        (0, b""),  # all is gone
+        (900, b"\0" * 100),
+    ],
+    ids=["prefix", "elements", "empty", "provenance"],
+)
+def test_a_rotten_head_leaves_what_the_name_tells(spool: Spool, place: int, rotten: bytes) -> None:
+    """The object is listed with the UID and digest of its name, and the others beside it as they are."""
+    stored = [
+        spool.store(
+            encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID=f"1.2.3.{number}")),
+            transfer_syntax_uid=SYNTAX,
+            arrival=arrival(),
+        )[0]
+        for number in range(2)
+    ]
+    content = bytearray(stored[0].path.read_bytes())
+    content[place : place + len(rotten)] = rotten
+    stored[0].path.write_bytes(content if rotten else b"")
+    found = {one.sop_instance_uid: one for one in spool.instances("1.2.3")}
+    assert found["1.2.3.1"] == stored[1]
+    assert found["1.2.3.0"].sha256 == stored[0].sha256
+
+
+def test_a_flipped_bit_in_a_head_names_no_other_object(spool: Spool) -> None:
+    """A head that has become another object's is not believed."""
+    sop = "1.2.3.4444"
+    instance, _ = spool.store(
+        encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID=sop)),
+        transfer_syntax_uid=SYNTAX,
+        arrival=arrival(),
+    )
+    instance.path.write_bytes(instance.path.read_bytes().replace(sop.encode(), b"1.2.3.4445", 1))
+    (found,) = spool.instances("1.2.3")
+    assert (found.sop_instance_uid, found.calling_ae) == (sop, "")
+
+
+def test_files_that_are_not_ours_are_no_objects(spool: Spool) -> None:
+    """A stray file is neither listed nor counted, so that nobody waits for it."""
+    keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.1")))
+    for name in ("notes.txt", "1.2.3.9.dcm", "copy of film.dcm"):
+        (spool.root / "studies" / "1.2.3" / name).write_bytes(b"abc")
+    assert len(spool.instances("1.2.3")) == 1
+    assert [study.instances for study in spool.studies()] == [1]
 
 
 def test_an_unknown_study_has_no_instances(spool: Spool) -> None:
@@ -158,6 +209,15 @@ def test_keeps_and_drops_outputs(spool: Spool) -> None:
     for kept in (path, path, other):
         spool.drop_output(kept)
     assert list(spool.root.glob("outbox/*")) == []
+
+
+def test_tells_which_outputs_are_old(spool: Spool) -> None:
+    """Outputs are listed by when they were kept; a stray file is none."""
+    path = spool.keep_output("1.2.3", "1.2.3.4", b"abc")
+    path.with_name("notes.dcm").write_bytes(b"abc")
+    now = datetime.now(UTC)
+    assert list(spool.outputs(kept_before=now + timedelta(hours=1))) == [path]
+    assert list(spool.outputs(kept_before=now - timedelta(hours=1))) == []
 
 
 def test_drops_nothing_but_outputs(spool: Spool) -> None:

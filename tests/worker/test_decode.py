@@ -15,7 +15,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.errors import Reason
+from dicom_node.errors import Reason, Retryable
 from dicom_node.uids import CT_IMAGE
 from worker.decode import read_film
 from worker.findings import Reading, Rejected, Verdict
@@ -71,6 +71,12 @@ def test_missing_file(tmp_path):
     """A spooled file that is gone is a named defect of its instance."""
     found = read(tmp_path / "gone.dcm", sop_instance_uid="1.2.3")
     assert (found.sop_instance_uid, found.reason) == ("1.2.3", Reason.FILE_MISSING)
+
+
+def test_a_file_that_is_there_and_cannot_be_read(tmp_path):
+    """What the machine is to blame for is tried again: the film is not set aside for it."""
+    with pytest.raises(Retryable, match="IsADirectoryError"):
+        read(tmp_path)
 
 
 def test_altered_file(phantom, spooled):

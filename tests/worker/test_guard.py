@@ -8,12 +8,13 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dicom_node.errors import Reason
+from dicom_node.errors import Reason, Retryable
 from worker.findings import Reading
 from worker.guard import Decoders
 from worker.settings import Settings, WorkerSection
@@ -91,6 +92,15 @@ def test_a_child_that_is_killed_once_costs_nothing(decoders, phantom, spooled):
     os.kill(pid, signal.SIGKILL)
     assert isinstance(decoders.read(instance), Reading)
     assert decoders.pids != (pid,)
+
+
+def test_a_file_that_the_machine_does_not_give(decoders, phantom, spooled, tmp_path):
+    """It is to be tried again, and the child that said so reads on."""
+    instance, pids = spooled(phantom), decoders.pids
+    with pytest.raises(Retryable, match="cannot be read"):
+        decoders.read(replace(instance, path=tmp_path))
+    assert isinstance(decoders.read(instance), Reading)
+    assert decoders.pids == pids
 
 
 def test_a_film_that_crashes_every_child(decoders, phantom, spooled):

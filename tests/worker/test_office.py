@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -32,6 +33,25 @@ def test_loop_survives_any_error(error):
     assert len(taken) == 3
     assert len(logs) == 2
     assert "DOE" not in str(logs)
+
+
+def test_outbox_is_swept(tmp_path):
+    """What a worker kept and did not record is removed when it is old; nothing else ever is."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    with open_ledger(settings, migrate=True) as ledger:
+        recorded = [output.path for output in written(ledger, spool, "1.2.840.1")]
+        young = spool.keep_output("1.2.840.1", "1.2.840.1.8", b"young")
+        old = spool.keep_output("1.2.840.1", "1.2.840.1.9", b"old")
+        # Other bytes under the UID of an output that was recorded: two workers made it.
+        twin = spool.keep_output("1.2.840.1", recorded[0].name.partition("_")[0], b"twin")
+        for path in (*recorded, old, twin):
+            os.utime(path, (0, 0))
+        Office(settings, ledger).sweep_outbox()
+    assert [path.exists() for path in (*recorded, young)] == [True] * (len(recorded) + 1)
+    assert not old.exists()
+    assert not twin.exists()
 
 
 def test_office_sends_and_drops(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from worker.ledger.audit import Kind
 from worker.ledger.models import Delivery, DeliveryState, Output, Result
 from worker.ledger.store import Store
 
+_CHUNK = 1000
+"""Values in one IN list; databases bound them."""
 _UNPROVEN = (DeliveryState.DUE, DeliveryState.STORED, DeliveryState.FAILED, DeliveryState.PARKED)
 """States in which the exact bytes may be needed once more."""
 
@@ -45,6 +47,22 @@ class Outbox(Store):
         with self._reading() as connection:
             rows = connection.execute(droppable).all()
         return [DroppableOutput(sop_instance_uid=row.sop_instance_uid, path=Path(row.path)) for row in rows]
+
+    def unrecorded_outputs(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of the outbox's files (`<SOPInstanceUID>_<sha256>.dcm`) that no output names.
+
+        By name, not by path: a spool may be mounted elsewhere than where it was when they were recorded.
+        """
+        waiting = list(paths)
+        unrecorded: list[Path] = []
+        for start in range(0, len(waiting), _CHUNK):
+            chunk = waiting[start : start + _CHUNK]
+            uids = [path.name.partition("_")[0] for path in chunk]
+            named = select(Output.sop_instance_uid, Output.sha256).where(Output.sop_instance_uid.in_(uids))
+            with self._reading() as connection:
+                known = {f"{row.sop_instance_uid}_{row.sha256}.dcm" for row in connection.execute(named)}
+            unrecorded += [path for path in chunk if path.name not in known]
+        return unrecorded
 
     def output_dropped(self, sop_instance_uid: str) -> None:
         """Note that the bytes of an output are no longer kept."""

@@ -1,0 +1,187 @@
+"""The way of a study through the stations, and what becomes of it when one of them fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from dicom_node.errors import Reason, Retryable
+from dicom_node.spool import Spool
+from tests.worker.build import Clock, settings_in
+from worker.ledger import open_ledger
+from worker.phantom import phantom_dataset
+from worker.pipeline import Pipeline, pause_after
+from worker.scorer import Scorer
+
+STUDY = "1.2.840.7"
+
+
+@pytest.fixture(scope="module")
+def engine_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("engine")
+
+
+def scorer_in(folder, engine_cache, **sections):
+    return Scorer(settings_in(folder, worker={"decoders": 1, "engine_cache": engine_cache}, **sections))
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory, engine_cache):
+    """A worker's scorer with one decoder."""
+    with scorer_in(tmp_path_factory.mktemp("scorer"), engine_cache) as opened:
+        yield opened
+
+
+class Site:
+    """A spool, a ledger, and a worker between them."""
+
+    def __init__(self, settings, spool, ledger, scorer, clock) -> None:
+        self.spool, self.ledger, self.clock = spool, ledger, clock
+        self._settings, self._scorer = settings, scorer
+
+    def score(self, *, spool=None) -> None:
+        Pipeline(
+            settings=self._settings,
+            spool=spool or self.spool,
+            ledger=self.ledger,
+            scorer=self._scorer,
+            worker="w1",
+        ).score_study(STUDY)
+
+    def study(self):
+        return self.ledger.study(STUDY)
+
+    def ends(self):
+        return {image.sop_instance_uid: (image.disposition, image.reason) for image in self.study().images}
+
+    def kept(self):
+        return list((self.spool.root / "outbox").rglob("*.dcm"))
+
+
+@pytest.fixture
+def site(tmp_path, scorer):
+    destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    settings, clock = settings_in(tmp_path, destinations=[destination]), Clock()
+    spool = Spool(settings.spool.path)
+    spool.prepare()
+    with open_ledger(settings, migrate=True, clock=clock) as ledger:
+        yield Site(settings, spool, ledger, scorer, clock)
+
+
+@pytest.fixture
+def films(spooled):
+    """`films(n)` spools n films of the study, into the site's own spool."""
+
+    def store(count):
+        found = []
+        for seed in range(count):
+            ds = phantom_dataset(seed, rows=520, columns=430)
+            ds.StudyInstanceUID, ds.PatientID = STUDY, "PHANTOM-1"
+            found.append(spooled(ds))
+        return found
+
+    return store
+
+
+def test_study_is_scored(site, films):
+    """A film in the spool becomes a result with its objects in the outbox, due at the destination."""
+    (film,) = films(1)
+    site.score()
+    assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+    (result,) = site.study().results
+    assert {output.path for output in result.outputs} == {str(path) for path in site.kept()}
+    assert len(site.ledger.due_deliveries("pacs", 10)) == 2
+
+
+@pytest.mark.parametrize("rotten", ["head", "all"])
+def test_rotten_file_is_quarantined(site, films, rotten):
+    """A file whose head has rotted costs itself: it is quarantined, and the film beside it scored."""
+    bad, good = films(2)
+    content = bad.path.read_bytes()
+    bad.path.write_bytes(bytes(1024) + content[1024:] if rotten == "head" else b"")
+    site.score()
+    reason = Reason.UNREADABLE if rotten == "head" else Reason.FILE_ALTERED
+    assert site.ends() == {
+        bad.sop_instance_uid: ("quarantined", reason),
+        good.sop_instance_uid: ("scored", None),
+    }
+
+
+def test_stray_file_is_nobodys_business(site, films):
+    """What is no object of ours in a study's directory does not keep the study from being scored."""
+    (film,) = films(1)
+    film.path.with_name("notes.dcm").write_bytes(b"abc")
+    site.score()
+    assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+
+
+def test_missing_file_that_comes_back(site, films):
+    """What was quarantined because the machine failed is scored after `retry`."""
+    (film,) = films(1)
+    site.ledger.register(STUDY, site.spool.instances(STUDY))
+    aside = film.path.rename(film.path.with_name("aside"))
+    site.score()
+    assert site.ends() == {film.sop_instance_uid: ("quarantined", Reason.FILE_MISSING)}
+    aside.rename(film.path)
+    assert site.ledger.retry(STUDY) == 1
+    site.score()
+    assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+
+
+def test_full_disk_quarantines_nothing(site, films):
+    """However long the outbox cannot be written the study waits, and is scored when it can."""
+    (film,) = films(1)
+    full = Spool(site.spool.root, minimum_free_bytes=2**62)
+    for _ in range(5):
+        with pytest.raises(Retryable):
+            site.score(spool=full)
+        assert site.ledger.announceable() == []
+        site.clock.pass_by(60)
+    assert site.ends() == {film.sop_instance_uid: ("pending", None)}
+    assert site.study().jobs[0].releases == 5
+    assert site.kept() == []
+    site.score()
+    assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+
+
+def test_unrecorded_objects_are_not_kept(site, films):
+    """When a result cannot be recorded, for a reason that no second try changes, its bytes go."""
+    films(1)
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON outputs BEGIN SELECT RAISE(ABORT, 'no'); END"
+    database = create_engine(f"sqlite:///{site.spool.root.parent / 'ledger.sqlite3'}")
+    with database.begin() as connection:
+        connection.execute(text(refuse))
+    with pytest.raises(DBAPIError):
+        site.score()
+    assert site.kept() == []
+
+
+def test_pauses_grow_to_a_minute():
+    """A job that is given back again and again is looked at every minute."""
+    pauses = [pause_after(releases).total_seconds() for releases in (0, 1, 2, 4, 5, 10_000)]
+    assert pauses == [2, 4, 8, 32, 60, 60]
+    assert pause_after(10**9) == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.123}, {"temperature": 3.0}], ids=str)
+def test_another_configuration_makes_other_objects(scorer, films, change):
+    """The same film under another threshold or calibration is reported in objects and series of its own."""
+    finding = scorer.find(STUDY, 1, films(1))
+    first, second = (
+        scorer.encode(each) for each in (finding, replace(finding, model=replace(finding.model, **change)))
+    )
+    for name in ("sop_instance_uid", "series_instance_uid"):
+        assert {getattr(one, name) for one in first}.isdisjoint(getattr(one, name) for one in second)
+
+
+def test_another_policy_makes_another_input_set(scorer, films, tmp_path, engine_cache):
+    """A film that was analysed and the same film set aside are two inputs."""
+    found = films(1)
+    with scorer_in(tmp_path, engine_cache, eligibility={"minimum_pixels": 1000}) as strict:
+        (one, other) = (each.find(STUDY, 1, found) for each in (scorer, strict))
+    assert (len(one.scores), len(other.set_aside)) == (1, 1)
+    assert one.input_set_hash != other.input_set_hash
