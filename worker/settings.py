@@ -47,7 +47,7 @@ class WorkerSection(Section):
     maximum_seconds: Seconds = 600.0
     """Seconds after which a study's claim is given up although its worker lives: it hangs."""
     maximum_attempts: int = Field(default=3, ge=1)
-    """Claims of one job before it is quarantined."""
+    """Claims of one job that end in silence (a worker died) before it is quarantined."""
 
 
 class EligibilitySection(Section):

@@ -46,7 +46,7 @@ def show(
 def retry(
     study: Annotated[str | None, typer.Argument(help="StudyInstanceUID; else every study.")] = None,
 ) -> None:
-    """Have quarantined studies and refused deliveries tried again."""
+    """Have quarantined images and studies, and refused deliveries, tried again."""
     from worker.ledger import open_ledger
     from worker.settings import load_settings
 
