@@ -8,16 +8,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import end_to_end, ingest
+from tests.bench import end_to_end, engine, ingest
 from tests.bench.measure import Figures
 
 RESULT = Path("build/bench.json")
 
 
 def main() -> None:
-    console, figures = Console(), Figures()
+    console, figures = Console(width=100), Figures()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=_on_disk()) as work:
-        for title, station in (("Receiving", ingest), ("The whole way", end_to_end)):
+        for title, station in (
+            ("Receiving", ingest),
+            ("The engine alone", engine),
+            ("The whole way", end_to_end),
+        ):
             with console.status(f"{title} ..."):
                 station.run(figures, Path(work))
     table = Table("figure", "median", "low", "high", "unit")

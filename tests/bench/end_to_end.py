@@ -109,7 +109,9 @@ def run(figures: Figures, work: Path) -> None:
         wait_until(lambda: committed(system.ledger) == 2 + STUDIES, seconds=300, what="all are committed")
         seconds = time.monotonic() - started
         after = system.cpu()
-        figures.add("end_to_end.10mb.rate", "studies/s", [STUDIES / seconds])
+        rate = figures.add("end_to_end.10mb.rate", "studies/s", [STUDIES / seconds])
+        alone = float(figures.found["engine.alone.rate"]["value"])
+        figures.add("end_to_end.10mb.share_of_engine_alone", "share", [rate / alone])
         for name in after:
             figures.add(
                 f"end_to_end.10mb.cpu.{name}", "ms/study", [1000 * (after[name] - before[name]) / STUDIES]

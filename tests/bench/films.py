@@ -24,5 +24,5 @@ def _images(template, folder: Path, study: int, images: int, salt: str) -> Itera
         template.file_meta.MediaStorageSOPInstanceUID = template.SOPInstanceUID
         template.PatientID = f"PHANTOM-{salt}-{study}"
         path = folder / f"{salt}-{study}-{image}.dcm"
-        template.save_as(path)
+        template.save_as(path, enforce_file_format=True)
         yield path
