@@ -17,19 +17,28 @@ from typing import Any, Self
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.presentation import AllStoragePresentationContexts, build_context, build_role
+from pynetdicom.presentation import build_context, build_role
 from pynetdicom.sop_class import (
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 
+from dicom_node import uids
 from dicom_node.logs import get_logger
 from dicom_node.status import Status
-from dicom_node.uids import STORAGE_COMMITMENT_INSTANCE, TRANSFER_SYNTAXES
 
 log = get_logger("standin")
 
+_STORED = (
+    uids.COMPUTED_RADIOGRAPHY,
+    uids.DIGITAL_XRAY_FOR_PRESENTATION,
+    uids.DIGITAL_XRAY_FOR_PROCESSING,
+    uids.CT_IMAGE,
+    uids.SECONDARY_CAPTURE,
+    uids.COMPREHENSIVE_3D_SR,
+)
+"""Few: pynetdicom copies every supported class for each association."""
 _PENDING = 0xFF00  # PS3.4 C.4.1.1.4
 _ALL_COMMITTED, _SOME_FAILED = 1, 2  # event types, PS3.4 J.3.3.1
 _EVENT_REPORT_SECONDS = 10.0
@@ -88,8 +97,8 @@ class StandInPacs:
     def start(self) -> int:
         """Listen, and return the port."""
         entity = AE(ae_title=self.ae_title)
-        for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
+        for sop_class in _STORED:
+            entity.add_supported_context(sop_class, list(uids.TRANSFER_SYNTAXES))
         for service in (Verification, StudyRootQueryRetrieveInformationModelFind, StorageCommitmentPushModel):
             entity.add_supported_context(service)
         entity.maximum_pdu_size = _PDU_BYTES
@@ -185,7 +194,7 @@ class StandInPacs:
             return
         try:
             association.send_n_event_report(
-                report, event_type, StorageCommitmentPushModel, STORAGE_COMMITMENT_INSTANCE
+                report, event_type, StorageCommitmentPushModel, uids.STORAGE_COMMITMENT_INSTANCE
             )
         finally:
             association.release()

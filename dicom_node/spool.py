@@ -199,15 +199,17 @@ class Spool:
 
     # What is to go out
 
-    def keep_output(self, study_instance_uid: str, sop_instance_uid: str, content: bytes) -> Path:
-        """Keep the exact bytes of an output.
+    def keep_output(
+        self, study_instance_uid: str, sop_instance_uid: str, content: bytes, *, sha256: str | None = None
+    ) -> Path:
+        """Keep the exact bytes of an output; who knows their SHA-256 saves reading them once more.
 
         The name holds their digest: two workers that made an output twice do not overwrite each other.
         """
         _require_uids(study_instance_uid, sop_instance_uid)
         directory = self._outbox / study_instance_uid
         make_directory(directory)
-        path = directory / f"{sop_instance_uid}_{hashlib.sha256(content).hexdigest()}.dcm"
+        path = directory / f"{sop_instance_uid}_{sha256 or hashlib.sha256(content).hexdigest()}.dcm"
         self._write(path, content)
         return path
 

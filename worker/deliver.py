@@ -73,18 +73,22 @@ class Deliverer:
         # A query service that is away must not keep results from the archive beside it.
         self._sending, self._querying = Breaker(self._settings), Breaker(self._settings)
 
-    def step(self) -> None:
-        """Send what is due and ask for proof of what is stored; nothing while a breaker is open."""
-        if not self._sending.is_open(self._clock()):
-            self._send()
+    def step(self) -> bool:
+        """Send what is due and ask for proof of what is stored; nothing while a breaker is open.
+
+        Returns:
+            Whether objects were due.
+        """
+        worked = not self._sending.is_open(self._clock()) and self._send()
         if self._destination.verify == "find" and not self._querying.is_open(self._clock()):
             self._find()
+        return worked
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
         name, proof = self._destination.name, self._destination.verify == "commitment"
         due = self._ledger.due_deliveries(name, limit=self._settings.batch)
         if not due and not (proof and self._ledger.stored_unverified(name, limit=1)):
-            return
+            return False
         try:
             self._associate(due)
         except PeerUnavailable as error:
@@ -94,16 +98,31 @@ class Deliverer:
             log.warning("destination_unavailable", destination=name, why=str(error))
         else:
             self._sending.reset()
+        return bool(due)
 
     def _associate(self, due: Sequence[DueDelivery]) -> None:
         due = [delivery for delivery in due if self._is_intact(delivery)]
         items = [_item(delivery) for delivery in due]
         commitment = self._destination.verify == "commitment"
         with StoreAssociation(self._peer, items, commitment=commitment) as association:
-            for delivery, item in zip(due, items, strict=True):
-                self._settle(delivery, association.send(item).status)
+            self._send_all(association, list(zip(due, items, strict=True)))
             if commitment:
                 self._request_commitment(association)
+
+    def _send_all(
+        self, association: StoreAssociation, objects: Sequence[tuple[DueDelivery, SendItem]]
+    ) -> None:
+        # Recorded together: what a crash in between forgets is sent again, and is the same object.
+        stored: dict[int, int] = {}
+        try:
+            for delivery, item in objects:
+                status = association.send(item).status
+                if status is not None and verdict_of(status) is Verdict.STORED:
+                    stored[delivery.delivery_id] = status
+                else:
+                    self._settle(delivery, status)
+        finally:
+            self._ledger.deliveries_sent(stored)
 
     def _is_intact(self, delivery: DueDelivery) -> bool:
         """Whether the outbox still holds the bytes that the ledger recorded; nothing else is ever sent."""
@@ -122,14 +141,12 @@ class Deliverer:
         return False
 
     def _settle(self, delivery: DueDelivery, status: int | None) -> None:
+        """Record that an object is not stored, and what follows from the answer."""
         # No answer: nobody knows whether it was stored, and the same bytes again do no harm.
         verdict = Verdict.RETRY if status is None else verdict_of(status)
         # A PACS that starts up says "cannot understand" as well: only a no that is repeated is one.
         patience_ends = delivery.refusals + 1 >= self._settings.permanent_attempts
         match verdict, status:
-            case Verdict.STORED, int():
-                self._ledger.delivery_sent(delivery.delivery_id, status)
-                return
             case Verdict.PARK, int():
                 self._ledger.delivery_parked(delivery.delivery_id, status)
             case Verdict.DEAD_LETTER, int() if patience_ends:

@@ -37,12 +37,12 @@ class Office:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
         pauses = self._settings.delivery
-        loops: list[tuple[Callable[[], object], float]] = [
-            (self._reconciler.step, pauses.reconcile_seconds),
-            (self.take_reports, pauses.poll_seconds),
-            (self.drop_outputs, pauses.reconcile_seconds),
-            (self.sweep_outbox, _LONGEST_PAUSE),
-            *((deliverer.step, pauses.poll_seconds) for deliverer in self._deliverers),
+        loops: list[tuple[Callable[[], object], float, float]] = [
+            (self._reconciler.step, pauses.reconcile_seconds, 0.0),
+            (self.take_reports, pauses.poll_seconds, 0.0),
+            (self.drop_outputs, pauses.reconcile_seconds, 0.0),
+            (self.sweep_outbox, _LONGEST_PAUSE, 0.0),
+            *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
         ]
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
         for thread in threads:
@@ -58,10 +58,12 @@ class Office:
 
     def drop_outputs(self) -> None:
         """Remove the bytes of outputs that every destination has answered for."""
+        dropped: list[str] = []
         trusted = [one.name for one in self._settings.destinations if one.verify == "none"]
         for output in self._ledger.outputs_to_drop(trusted=trusted):
             self._spool.drop_output(output.path)
-            self._ledger.output_dropped(output.sop_instance_uid)
+            dropped.append(output.sop_instance_uid)
+        self._ledger.outputs_dropped(dropped)
 
     def sweep_outbox(self) -> None:
         """Remove what a worker kept and did not live to record."""
@@ -71,12 +73,15 @@ class Office:
             log.info("abandoned_output_dropped", study=path.parent.name)
 
 
-def repeat(step: Callable[[], object], pause: float, stop: threading.Event) -> None:
-    """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail."""
-    failures = 0
-    while not stop.wait(min(pause * 2**failures, _LONGEST_PAUSE)):
+def repeat(step: Callable[[], object], pause: float, gather: float, stop: threading.Event) -> None:
+    """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail.
+
+    A step that returns True had work, and `gather` seconds go by before the next: then it has more.
+    """
+    failures, rest = 0, pause
+    while not stop.wait(min(rest * 2**failures, _LONGEST_PAUSE)):
         try:
-            step()
+            rest = max(pause, gather) if step() is True else pause
         except Retryable as error:
             failures = min(failures + 1, 8)
             log.warning("deliver_waits", why=str(error))

@@ -118,7 +118,9 @@ class Pipeline:
 
     def _keep(self, claim: Claim, output: Output) -> KeptOutput:
         try:
-            path = self._spool.keep_output(claim.study_instance_uid, output.sop_instance_uid, output.content)
+            path = self._spool.keep_output(
+                claim.study_instance_uid, output.sop_instance_uid, output.content, sha256=output.sha256
+            )
         except OSError as error:
             raise Retryable(f"The outbox cannot be written: {type(error).__name__} {error.errno}.") from None
         return KeptOutput(

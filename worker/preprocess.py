@@ -28,7 +28,7 @@ def to_input(grey_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float3
     """
     # Every second pixel is enough for a percentile, and four times cheaper.
     sample = grey_HW[::2, ::2] if min(grey_HW.shape) > 2 * SIZE else grey_HW
-    low, high = np.percentile(sample, (_LOW, _HIGH)).astype(np.float32)
+    low, high = percentiles(sample, (_LOW, _HIGH)).astype(np.float32)
     if high <= low:
         return np.zeros((SIZE, SIZE), np.uint8)
     small = cv2.resize(grey_HW, (SIZE, SIZE), interpolation=_interpolation(grey_HW.shape))
@@ -40,6 +40,26 @@ def to_input(grey_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float3
 def to_batch(inputs: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Stack recipe outputs to the network's `(B, 1, 320, 320)` float32 in [0, 1]."""
     return np.stack(inputs)[:, None].astype(np.float32) / np.float32(255)
+
+
+def percentiles(
+    sample_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32], shares: tuple[float, ...]
+) -> NDArray[np.float64]:
+    """What `np.percentile` finds, to the bit, from a histogram where there is one: four times as fast."""
+    if sample_HW.dtype not in (np.uint8, np.uint16):
+        return np.asarray(np.percentile(sample_HW, shares), np.float64)
+    levels = 1 << 8 * sample_HW.itemsize
+    histogram = cv2.calcHist([np.ascontiguousarray(sample_HW)], [0], None, [levels], [0, levels])
+    below = np.cumsum(histogram.ravel().astype(np.int64))
+    rank = np.asarray(shares) / 100 * (sample_HW.size - 1)
+    first, second = (
+        np.searchsorted(below, edge, side="right").astype(np.float64)
+        for edge in (np.floor(rank), np.ceil(rank))
+    )
+    share = rank - np.floor(rank)
+    # The two forms of the same line are numpy's own: which one is exact depends on the nearer end.
+    nearer_second = second - (second - first) * (1 - share)
+    return np.where(share < 0.5, first + (second - first) * share, nearer_second)
 
 
 def _interpolation(shape: tuple[int, ...]) -> int:

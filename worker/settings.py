@@ -98,6 +98,8 @@ class DeliverySection(Section):
 
     poll_seconds: Seconds = 0.1
     """Pause between two looks at the ledger."""
+    gather_seconds: float = Field(default=0.5, ge=0)
+    """Pause after something was sent: under load one association then carries many objects."""
     batch: int = Field(default=100, ge=1)
     """Objects over one association."""
     backoff_first: Seconds = 1.0

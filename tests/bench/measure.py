@@ -61,12 +61,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(probe: Callable[[], object], *, seconds: float, what: str) -> None:
+def wait_until(probe: Callable[[], object], *, seconds: float, what: str, pause: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not probe():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def accepts(port: int) -> bool:

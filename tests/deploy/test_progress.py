@@ -30,7 +30,7 @@ def proven(ledger, given) -> StudyFinding:
     """A study of one image whose result the PACS has proven."""
     finding = given.scored(STUDY, "1.2.3.1")
     for delivery in ledger.due_deliveries("pacs", 10):
-        ledger.delivery_sent(delivery.delivery_id, 0x0000)
+        ledger.deliveries_sent({delivery.delivery_id: 0x0000})
         ledger.delivery_verified(delivery.delivery_id)
     return finding
 

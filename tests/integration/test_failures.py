@@ -88,8 +88,10 @@ def test_stopped_worker_loses_its_claim(system, orthanc, eventually):
     system.start()
     worker = system.programs["worker"]
     pid = worker.process.pid
-    wanted = system.settings.worker.decoders
-    decoders = eventually(lambda: len(children(pid)) == wanted and children(pid), what="the decoders run")
+    # Not earlier: a decoder that is stopped between fork and exec keeps its worker from ever starting.
+    eventually(lambda: "worker_ready" in worker.output.read_text(), what="the worker is ready")
+    decoders = children(pid)
+    assert len(decoders) == system.settings.worker.decoders
     second = replace(worker, output=worker.output.with_name("second-worker.log"), process=None)
     # It cannot get further than its claim while nobody reads the film for it.
     signal_all(decoders, signal.SIGSTOP)

@@ -108,6 +108,24 @@ def test_stored_is_the_end_where_no_proof_is_asked(ledger, spool, pacs, delivere
         assert data_set_bytes(sent.path) == data_set_bytes(held.path)
 
 
+class LeavesAfterOne(StandInPacs):
+    """Stores one object, and aborts the association when the next comes."""
+
+    def _store(self, event):
+        if self.held():
+            event.assoc.abort()
+            return 0xA700
+        return super()._store(event)
+
+
+def test_what_was_stored_before_an_abort_is_known(ledger, spool, deliverer, tmp_path):
+    """An association that ends in the middle leaves the first object stored and the second due."""
+    written(ledger, spool, STUDY)
+    with LeavesAfterOne(tmp_path / "pacs") as pacs:
+        assert deliverer(pacs.port).step() is True
+    assert sorted(states(ledger)) == [DeliveryState.DUE, DeliveryState.STORED]
+
+
 def test_breaker_leaves_an_absent_pacs_alone(ledger, spool, clock, deliverer, free_port, tmp_path):
     """After a failed association nothing is tried before the pause has passed; then it is."""
     written(ledger, spool, STUDY)
@@ -199,7 +217,7 @@ def test_not_found_is_sent_again(ledger, spool, pacs, clock, deliverer):
     """Stored objects that the PACS has lost are found missing, sent again, and found."""
     written(ledger, spool, STUDY)
     for due in ledger.due_deliveries("pacs", 10):
-        ledger.delivery_sent(due.delivery_id, 0x0000)
+        ledger.deliveries_sent({due.delivery_id: 0x0000})
     one = deliverer(pacs.port, verify="find")
     one.step()
     assert states(ledger) == [DeliveryState.DUE] * 2

@@ -29,7 +29,7 @@ def test_loop_survives_any_error(error):
         stop.set()
 
     with capture_logs() as logs:
-        repeat(step, 0.001, stop)
+        repeat(step, 0.001, 0.0, stop)
     assert len(taken) == 3
     assert len(logs) == 2
     assert "DOE" not in str(logs)
@@ -77,3 +77,17 @@ def test_office_sends_and_drops(tmp_path):
                 stop.set()
                 running.join()
         assert len(pacs.held("1.2.840.1")) == 2
+
+
+def test_who_had_work_gathers_before_the_next_step():
+    """After a step with work comes the longer pause, so that the next association carries more."""
+    waits = []
+
+    class Stop:
+        def wait(self, seconds):
+            waits.append(seconds)
+            return len(waits) > 3
+
+    answers = iter([True, False, None])
+    repeat(lambda: next(answers), 0.1, 0.5, Stop())
+    assert waits == [0.1, 0.5, 0.1, 0.1]

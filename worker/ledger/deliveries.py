@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -49,13 +49,15 @@ class Deliveries(Store):
         due = (Delivery.state == DeliveryState.DUE, Delivery.due_at <= self._clock())
         return self._deliveries(destination, due, limit)
 
-    def delivery_sent(self, delivery_id: int, status: int) -> None:
-        """Note that the destination stored the object."""
+    def deliveries_sent(self, statuses: Mapping[int, int]) -> None:
+        """Note that the destination stored these objects: delivery id -> status."""
+        if not statuses:
+            return
         with self._writing() as writer:
-            row = _find(writer, delivery_id, _SENDABLE)
-            if row is not None:
+            wanted = facts().where(Delivery.id.in_(statuses), Delivery.state.in_(_SENDABLE))
+            for row in writer.execute(wanted.order_by(Delivery.id)).all():
                 change = {"state": DeliveryState.STORED, "stored_at": writer.now, "sentence": None}
-                move(writer, row, Kind.STORED, change | _tried(row, status))
+                move(writer, row, Kind.STORED, change | _tried(row, statuses[row.id]))
 
     def delivery_retry(
         self, delivery_id: int, status: int | None, not_before: datetime, *, refused: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +64,24 @@ class Outbox(Store):
             unrecorded += [path for path in chunk if path.name not in known]
         return unrecorded
 
-    def output_dropped(self, sop_instance_uid: str) -> None:
-        """Note that the bytes of an output are no longer kept."""
+    def outputs_dropped(self, sop_instance_uids: Sequence[str]) -> None:
+        """Note that the bytes of these outputs are no longer kept; up to 1000 of them."""
+        if not sop_instance_uids:
+            return
         with self._writing() as writer:
-            kept = (Output.sop_instance_uid == sop_instance_uid, Output.dropped_at.is_(None))
-            dropped = update(Output).where(*kept).values(dropped_at=writer.now).returning(Output.result_id)
-            result_id = writer.execute(dropped).scalar_one_or_none()
-            if result_id is not None:
-                study = select(Result.study_instance_uid).where(Result.id == result_id)
-                uid = writer.execute(study).scalar_one()
-                writer.note(Kind.OUTPUT_DROPPED, uid, sop_instance_uid=sop_instance_uid)
+            dropped = (
+                update(Output)
+                .where(Output.sop_instance_uid.in_(sop_instance_uids), Output.dropped_at.is_(None))
+                .values(dropped_at=writer.now)
+                .returning(Output.id)
+            )
+            told = (
+                select(Result.study_instance_uid, Output.sop_instance_uid)
+                .join_from(Output, Result, Output.result_id == Result.id)
+                .where(Output.id.in_(writer.execute(dropped).scalars().all()))
+                .order_by(Output.id)
+            )
+            for row in writer.execute(told).all():
+                writer.note(
+                    Kind.OUTPUT_DROPPED, row.study_instance_uid, sop_instance_uid=row.sop_instance_uid
+                )

@@ -89,7 +89,7 @@ def seal(result: Dataset, source: bytes, *, role: Role, also: tuple[str, ...] = 
     file = DicomBytesIO()
     file.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(file, meta)
-    file.write(graft(result, source, also=also))
+    graft(result, source, file, also=also)
     content = file.getvalue()
     return Output(
         role=role,

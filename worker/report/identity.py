@@ -120,16 +120,16 @@ def accession_number(source: bytes) -> bytes:
     return _bare(cited(source), *_tags("AccessionNumber"))
 
 
-def graft(result: Dataset, source: bytes, *, also: tuple[str, ...] = ()) -> bytes:
+def graft(result: Dataset, source: bytes, out: DicomBytesIO, *, also: tuple[str, ...] = ()) -> None:
     """Encode a result with the identifiers of the film in their places.
+
+    What is written is the data set in Explicit VR Little Endian, without file meta information.
 
     Args:
         result: our data set. Its own text is ASCII, so that it reads the same in any character set.
         source: what `extract` took from the film.
+        out: where to write; megabytes of pixels are not copied once more.
         also: keywords of further attributes that this result takes from the film if it has them.
-
-    Returns:
-        The data set in Explicit VR Little Endian, without file meta information.
     """
     identifiers = cited(source)
     wanted = COPIED.union(_tags(*also))
@@ -139,13 +139,12 @@ def graft(result: Dataset, source: bytes, *, also: tuple[str, ...] = ()) -> byte
         if not values.get(tag, b"").strip(b" \0"):
             values.pop(tag, None)
     values = dict.fromkeys(REQUIRED, b"") | values
-    out = _explicit()
+    out.is_implicit_VR, out.is_little_endian = False, True
     for tag in sorted(values.keys() | result.keys()):
         if tag in values:
             _put(out, tag, values[tag])
         else:
             write_data_element(out, result[tag], "ascii")
-    return out.getvalue()
 
 
 def is_own_output(header: Dataset) -> bool:

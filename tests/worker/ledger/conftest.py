@@ -369,7 +369,7 @@ class Given:
     def stored(self, study: str, destination: str = DESTINATION) -> DueDelivery:
         """Score a study and store its SR."""
         delivery = self.due(study, destination)
-        self._ledger.delivery_sent(delivery.delivery_id, 0x0000)
+        self._ledger.deliveries_sent({delivery.delivery_id: 0x0000})
         return delivery
 
     def delivery(self, wanted: DueDelivery) -> DeliveryRecord:

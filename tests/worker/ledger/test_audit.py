@@ -224,7 +224,7 @@ def test_trail_follows_a_delivery(ledger, given):
     """From registration to proof every step of a study is an event, with the DIMSE statuses."""
     delivery = given.due("1.2")
     ledger.delivery_retry(delivery.delivery_id, 0xA700, delivery_time(given))
-    ledger.delivery_sent(delivery.delivery_id, 0x0000)
+    ledger.deliveries_sent({delivery.delivery_id: 0x0000})
     ledger.delivery_verified(delivery.delivery_id)
     kinds = [event.kind for event in given.study("1.2").events]
     assert kinds == ["registered", "claimed", "recorded", "not_stored", "stored", "verified"]

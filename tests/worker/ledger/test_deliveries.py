@@ -43,7 +43,7 @@ def test_due_deliveries_are_of_one_destination(ledger, given):
 def test_sent_delivery_is_not_due(ledger, given):
     """What the destination has stored is not sent again; a warning counts as stored."""
     delivery = given.due("1.2")
-    ledger.delivery_sent(delivery.delivery_id, 0xB000)
+    ledger.deliveries_sent({delivery.delivery_id: 0xB000})
     now = given.delivery(delivery)
     assert (now.state, now.attempts, now.last_status) == ("stored", 1, 0xB000)
     assert delivery.sop_instance_uid not in {d.sop_instance_uid for d in ledger.due_deliveries("pacs", 10)}
@@ -136,7 +136,7 @@ def test_stored_anew_is_asked_about_without_delay(ledger, given, clock):
     request(ledger, clock, delivery, "2.25.1")
     clock.pass_by(61)
     ledger.commitment_reported(report("2.25.1", failed=[delivery.sop_instance_uid]))
-    ledger.delivery_sent(delivery.delivery_id, 0x0000)
+    ledger.deliveries_sent({delivery.delivery_id: 0x0000})
     request(ledger, clock, delivery, "2.25.2", seconds=60)
     clock.pass_by(60)
     assert [d.delivery_id for d in ledger.stored_unverified("pacs", 10)] == [delivery.delivery_id]
@@ -198,7 +198,7 @@ def test_report_before_the_store_is_noted(ledger, given, clock):
     delivery = given.due("1.2")
     request(ledger, clock, delivery)
     ledger.commitment_reported(report(committed=[delivery.sop_instance_uid]))
-    ledger.delivery_sent(delivery.delivery_id, 0x0000)
+    ledger.deliveries_sent({delivery.delivery_id: 0x0000})
     assert given.delivery(delivery).state == "committed"
 
 
@@ -225,7 +225,7 @@ def test_report_proves_one_destination(ledger, given, clock):
     given.scored("1.2", "1.2.1.1", destinations=["pacs", "archive"])
     for destination in ("pacs", "archive"):
         for one in ledger.due_deliveries(destination, 10):
-            ledger.delivery_sent(one.delivery_id, 0x0000)
+            ledger.deliveries_sent({one.delivery_id: 0x0000})
     asked = ledger.stored_unverified("archive", 10)
     ledger.request_commitment([d.delivery_id for d in asked], "2.25.1", timedelta(seconds=60))
     ledger.commitment_reported(report(committed=[d.sop_instance_uid for d in asked]))
@@ -257,7 +257,7 @@ def test_cancelled_in_flight_is_stored(ledger, given):
     """An object that was under way when a newer result came is noted as stored, because it is."""
     delivery = given.due("1.2")
     given.scored("1.2", "1.2.1.1", "1.2.1.2")
-    ledger.delivery_sent(delivery.delivery_id, 0x0000)
+    ledger.deliveries_sent({delivery.delivery_id: 0x0000})
     assert given.delivery(delivery).state == "stored"
 
 
@@ -276,12 +276,12 @@ def test_bytes_are_kept_until_proven(ledger, given):
     for destination in ("pacs", "archive"):
         assert ledger.outputs_to_drop() == []
         for one in ledger.due_deliveries(destination, 10):
-            ledger.delivery_sent(one.delivery_id, 0x0000)
+            ledger.deliveries_sent({one.delivery_id: 0x0000})
             ledger.delivery_verified(one.delivery_id)
     droppable = ledger.outputs_to_drop()
     assert len(droppable) == 2
     for output in droppable:
-        ledger.output_dropped(output.sop_instance_uid)
+        ledger.outputs_dropped([output.sop_instance_uid])
     assert ledger.outputs_to_drop() == []
 
 
