@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_dataset
@@ -174,8 +173,10 @@ def _data_set(file: Path) -> tuple[bytes, str]:
         with file.open("rb") as content:
             content.seek(data_set_offset(content.fileno()))
             return content.read(), syntax
-    except (InvalidDicomError, AttributeError, ValueError):
-        pass  # no DICOM: perhaps a picture
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001, S110 (pydicom has many words for what is no DICOM: perhaps a picture)
+        pass
     encoded = DicomBytesIO()
     encoded.is_little_endian, encoded.is_implicit_VR = True, False
     write_dataset(encoded, wrap_picture(file))

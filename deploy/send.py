@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -62,7 +61,7 @@ def _item(file: Path) -> SendItem | None:
             transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
             path=file,
         )
-    except (InvalidDicomError, OSError, AttributeError, EOFError, ValueError):
+    except Exception:  # noqa: BLE001 (pydicom has many words for what is no DICOM)
         return None
 
 

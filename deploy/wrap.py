@@ -7,11 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.errors import Permanent, Reason
 from dicom_node.uids import COMPUTED_RADIOGRAPHY, derive_uid
+from worker.pixels import LARGEST_FILM
 
 
 def wrap_picture(path: Path) -> Dataset:
@@ -21,7 +24,7 @@ def wrap_picture(path: Path) -> Dataset:
         Permanent: it is no picture that can be read.
     """
     content = np.fromfile(path, np.uint8)
-    grey_HW = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if content.size else None
+    grey_HW = _decoded(path, content)
     if grey_HW is None or grey_HW.dtype not in (np.uint8, np.uint16):
         raise Permanent(Reason.UNREADABLE, f"{path.name} is neither DICOM nor a PNG or JPEG.")
     digest = hashlib.sha256(content.tobytes()).hexdigest()
@@ -47,3 +50,13 @@ def wrap_picture(path: Path) -> Dataset:
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds
+
+
+def _decoded(path: Path, content: NDArray[np.uint8]) -> NDArray[np.generic] | None:
+    try:
+        with Image.open(path) as picture:  # reads the head only
+            if not 0 < picture.width * picture.height <= LARGEST_FILM:
+                raise Permanent(Reason.UNREADABLE, f"{path.name} has a size that no film has.")
+        return cv2.imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    except (UnidentifiedImageError, Image.DecompressionBombError, cv2.error):
+        return None

@@ -8,6 +8,8 @@ import os
 import uuid
 from pathlib import Path
 
+from dicom_node.errors import Retryable
+
 _WRITEBACK_BYTES = 1_048_576
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only
@@ -67,16 +69,45 @@ class Part:
                 self._path.unlink(missing_ok=True)
 
 
-def sweep(directory: Path) -> None:
-    """Remove the temporary files of processes that are gone."""
-    for path in directory.glob("*.part"):
+class SpoolFull(Retryable):
+    """Less space is free than is to be kept: nothing more is taken until there is."""
+
+
+class Workbench:
+    """Where files are written before they have their names, as long as enough space is free."""
+
+    def __init__(self, directory: Path, minimum_free_bytes: int) -> None:
+        self._directory = directory
+        self._minimum_free_bytes = minimum_free_bytes
+
+    def open(self, *, start: int = 0) -> Part:
+        """Begin a file. Raises `SpoolFull`, `OSError`."""
+        space = os.statvfs(self._directory)
+        if space.f_bavail * space.f_frsize < self._minimum_free_bytes:
+            raise SpoolFull("less space is free in the spool than spool.minimum_free_bytes")
+        return Part(self._directory, start=start)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a whole file durably. Raises `SpoolFull`, `OSError`."""
+        part = self.open()
         try:
-            with path.open("rb") as file:
-                # The lock dies with its process: who still writes is left alone.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-        except (FileNotFoundError, BlockingIOError):
-            continue
+            part.append(content)
+            part.synchronise()
+            part.rename(path)
+        finally:
+            part.discard()
+        synchronise(path.parent)
+
+    def sweep(self) -> None:
+        """Remove the temporary files of processes that are gone."""
+        for path in self._directory.glob("*.part"):
+            try:
+                with path.open("rb") as file:
+                    # The lock dies with its process: who still writes is left alone.
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+            except (FileNotFoundError, BlockingIOError):
+                continue
 
 
 def make_directory(path: Path) -> None:

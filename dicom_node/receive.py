@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 from dicom_node.dimse import Command, Field
 from dicom_node.header import UnreadableDataSet
+from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import Context
-from dicom_node.spool import Arrival, Filed, Incoming, Spool, SpooledInstance
+from dicom_node.spool import Spool
 from dicom_node.status import Status
 
 log = get_logger("receive")

@@ -90,7 +90,7 @@ class StorageServer:
                 on_filed=self._on_filed,
             )
         if operation == Operation.N_EVENT_REPORT_RQ and context.abstract_syntax == uids.STORAGE_COMMITMENT:
-            return ReportReception(context.transfer_syntax, self._spool.keep_report)
+            return ReportReception(context.transfer_syntax, self._spool.reports.keep)
         return Refusal(Status.UNRECOGNISED_OPERATION)
 
 

@@ -90,7 +90,7 @@ class StoreAssociation(Requestor):
             message_id = self.send_command(context, request, has_data_set=True)
             self._send_data_set(descriptor, context.context_id)
             return self.response(message_id).command.number(Field.STATUS)
-        except (ConnectionLost, ProtocolError):
+        except (ConnectionLost, ProtocolError, OSError):
             self.abort()
             return None
         except BaseException:

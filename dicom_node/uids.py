@@ -51,6 +51,12 @@ def is_valid_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
+def require_uids(*values: str) -> None:
+    """Raise `ValueError` unless every value is a UID: what names a file must be one."""
+    if not all(is_valid_uid(value) for value in values):
+        raise ValueError("what names a file must be a valid UID")
+
+
 def derive_uid(*parts: str) -> str:
     """Derive a UID under `2.25.` (PS3.5 B.2) from the parts: the same parts give the same UID for ever.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,9 @@ from worker.ledger.store import Clock, utcnow
 from worker.settings import DeliverySection, Destination, Settings
 
 log = get_logger("deliver")
+
+_RECORD_SECONDS = 1.0
+"""The longest that an object is stored at a slow destination before the ledger knows."""
 
 
 def backoff(attempts: int, settings: DeliverySection) -> timedelta:
@@ -114,6 +118,7 @@ class Deliverer:
     ) -> None:
         # Recorded together: what a crash in between forgets is sent again, and is the same object.
         stored: dict[int, int] = {}
+        record_at = time.monotonic() + _RECORD_SECONDS
         try:
             for delivery, item in objects:
                 status = association.send(item).status
@@ -121,6 +126,10 @@ class Deliverer:
                     stored[delivery.delivery_id] = status
                 else:
                     self._settle(delivery, status)
+                if time.monotonic() >= record_at:
+                    self._ledger.deliveries_sent(stored)
+                    stored.clear()
+                    record_at = time.monotonic() + _RECORD_SECONDS
         finally:
             self._ledger.deliveries_sent(stored)
 
@@ -130,6 +139,12 @@ class Deliverer:
             digest = hashlib.sha256(delivery.path.read_bytes()).hexdigest()
         except FileNotFoundError:
             digest = ""
+        except OSError as error:
+            # The disk may give it back later; the others must not wait for that.
+            log.error("output_unreadable", object=delivery.sop_instance_uid, error=type(error).__name__)
+            not_before = self._clock() + backoff(delivery.attempts, self._settings)
+            self._ledger.delivery_retry(delivery.delivery_id, None, not_before)
+            return False
         if digest == delivery.sha256:
             return True
         sentence = (

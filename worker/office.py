@@ -52,24 +52,28 @@ class Office:
 
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
-        for report in self._spool.reports():
+        for report in self._spool.reports.waiting():
             self._ledger.commitment_reported(report)
-            self._spool.drop_report(report.transaction_uid)
+            self._spool.reports.drop(report.transaction_uid)
 
     def drop_outputs(self) -> None:
         """Remove the bytes of outputs that every destination has answered for."""
         dropped: list[str] = []
         trusted = [one.name for one in self._settings.destinations if one.verify == "none"]
         for output in self._ledger.outputs_to_drop(trusted=trusted):
-            self._spool.drop_output(output.path)
-            dropped.append(output.sop_instance_uid)
+            try:
+                self._spool.outbox.drop(output.path)
+            except (OSError, ValueError) as error:
+                log.error("output_not_dropped", object=output.sop_instance_uid, error=type(error).__name__)
+            else:
+                dropped.append(output.sop_instance_uid)
         self._ledger.outputs_dropped(dropped)
 
     def sweep_outbox(self) -> None:
         """Remove what a worker kept and did not live to record."""
-        old = self._spool.outputs(kept_before=datetime.now(UTC) - _ABANDONED)
+        old = self._spool.outbox.kept(before=datetime.now(UTC) - _ABANDONED)
         for path in self._ledger.unrecorded_outputs(old):
-            self._spool.drop_output(path)
+            self._spool.outbox.drop(path)
             log.info("abandoned_output_dropped", study=path.parent.name)
 
 

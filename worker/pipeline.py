@@ -21,6 +21,8 @@ from worker.settings import Settings
 log = get_logger("pipeline")
 
 _LONGEST_PAUSE = timedelta(seconds=60)
+_PATIENT_RELEASES = 8
+"""Times that a study is given back, over four minutes, before a file that cannot be read is left out."""
 
 
 def pause_after(releases: int) -> timedelta:
@@ -77,7 +79,12 @@ class Pipeline:
             raise
 
     def _score_and_record(self, claim: Claim) -> None:
-        finding = self._scorer.find(claim.study_instance_uid, claim.generation, claim.instances)
+        finding = self._scorer.find(
+            claim.study_instance_uid,
+            claim.generation,
+            claim.instances,
+            patient=claim.releases < _PATIENT_RELEASES,
+        )
         if not finding.scores and not reportable(finding.set_aside):
             self._ledger.finish_without_result(claim, finding)
             return
@@ -118,7 +125,7 @@ class Pipeline:
 
     def _keep(self, claim: Claim, output: Output) -> KeptOutput:
         try:
-            path = self._spool.keep_output(
+            path = self._spool.outbox.keep(
                 claim.study_instance_uid, output.sop_instance_uid, output.content, sha256=output.sha256
             )
         except OSError as error:
@@ -135,4 +142,4 @@ class Pipeline:
     def _drop(self, kept: Sequence[KeptOutput]) -> None:
         # The path holds the digest of the bytes: what another worker recorded lies under another name.
         for output in kept:
-            self._spool.drop_output(output.path)
+            self._spool.outbox.drop(output.path)

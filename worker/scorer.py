@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Self
 
-from dicom_node.errors import Permanent, Reason
+from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.spool import SpooledInstance
 from worker import preprocess
 from worker.bundle import Bundle
@@ -50,15 +50,28 @@ class Scorer:
         )
 
     def find(
-        self, study_instance_uid: str, generation: int, instances: Sequence[SpooledInstance]
+        self,
+        study_instance_uid: str,
+        generation: int,
+        instances: Sequence[SpooledInstance],
+        *,
+        patient: bool = True,
     ) -> StudyFinding:
         """Read, judge and score the images of one study.
 
+        Args:
+            study_instance_uid: of the study.
+            generation: which set of its images this is.
+            instances: the images.
+            patient: whether to wait for files that the disk does not give back; else they are rejected.
+
         Raises:
             Permanent: the images name different patients, or the network returned no number.
+            Retryable: a file cannot be read now.
         """
         analysed_at = datetime.now(UTC)
-        readings, rejected = _parted(self._readers.map(self._decoders.read, instances))
+        read = self._decoders.read if patient else self._read_or_reject
+        readings, rejected = _parted(self._readers.map(read, instances))
         if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
                 Reason.IDENTITY_CONFLICT, "The images of this study name different patients: nothing is sent."
@@ -82,6 +95,16 @@ class Scorer:
             set_aside=set_aside,
             quarantined=rejected,
         )
+
+    def _read_or_reject(self, instance: SpooledInstance) -> Reading | Rejected:
+        try:
+            return self._decoders.read(instance)
+        except Retryable:
+            return Rejected(
+                sop_instance_uid=instance.sop_instance_uid,
+                reason=Reason.FILE_UNREADABLE,
+                sentence="The disk does not give the spooled file back: mend it and run `covariance retry`.",
+            )
 
     def _infer(self, readings: Sequence[Reading]) -> tuple[ImageScore, ...]:
         films = [reading.film for reading in readings if reading.film is not None]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,16 @@ def films(tmp_path_factory):
     (folder / "broken.dcm").write_bytes((folder / "pa.dcm").read_bytes()[:20_000])
     (folder / "note.txt").write_text("no film")
     (folder / "empty.dcm").touch()
+    # Cut within the file meta information, where pydicom raises what is not documented.
+    (folder / "cut.dcm").write_bytes((folder / "pa.dcm").read_bytes()[:142])
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     return folder
 
 
 NAMES = ["pa.dcm", "lateral.dcm", "pa.png", "broken.dcm", "note.txt", "empty.dcm", "missing.dcm"]
+NAMES += ["cut.dcm", "huge.png"]
 
 
 @dataclass
@@ -94,7 +102,13 @@ def test_a_picture_scores_as_its_dicom(run):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("note.txt", "UNREADABLE"), ("empty.dcm", "UNREADABLE"), ("missing.dcm", "FILE_MISSING")],
+    [
+        ("note.txt", "UNREADABLE"),
+        ("empty.dcm", "UNREADABLE"),
+        ("missing.dcm", "FILE_MISSING"),
+        ("cut.dcm", "UNREADABLE"),
+        ("huge.png", "UNREADABLE"),
+    ],
 )
 def test_what_is_no_film_has_a_reason(run, name, reason):
     """A foreign, empty or missing file is told with a reason, and stops no other."""

@@ -48,9 +48,12 @@ def test_a_refusal_is_told_by_file(invoke, films, pacs):
 def test_what_is_no_dicom_is_told_and_the_rest_is_sent(invoke, films, pacs):
     """A file that is no DICOM fails by itself."""
     (films / "note.txt").write_text("no film")
+    cut = next(films.rglob("*.dcm")).read_bytes()[:142]
+    (films / "cut.dcm").write_bytes(cut)
     done = invoke("send", films, "--to", target(pacs))
     assert done.exit_code == 1
-    assert "note.txt: not a readable DICOM file" in done.stderr
+    for name in ("note.txt", "cut.dcm"):
+        assert f"{name}: not a readable DICOM file" in done.stderr
     assert len(pacs.held()) == 2
 
 

@@ -75,8 +75,8 @@ def test_a_request_comes_back_as_a_report(node: Listening, serve: Callable[..., 
     references = [(uids.SECONDARY_CAPTURE, "1.2.4"), (uids.SECONDARY_CAPTURE, "1.2.5")]
     with StoreAssociation(peer, [], commitment=True) as association:
         assert association.request_commitment("1.2.3", references) == Status.SUCCESS
-    eventually(lambda: list(node.spool.reports()))
-    assert list(node.spool.reports()) == [
+    eventually(lambda: list(node.spool.reports.waiting()))
+    assert list(node.spool.reports.waiting()) == [
         CommitmentReport(transaction_uid="1.2.3", committed=("1.2.4",), failed=(("1.2.5", 0x0112),))
     ]
 
@@ -92,7 +92,7 @@ def test_keeps_a_report_of_thousands(node: Listening) -> None:
     many = event(ReferencedSOPSequence=[reference(f"1.2.{number}") for number in range(5000)])
     with node.requestor(COMMITMENT) as association:
         assert send_raw(association, REPORT, encode_data_set(many, SYNTAX)) == Status.SUCCESS
-    (report,) = node.spool.reports()
+    (report,) = node.spool.reports.waiting()
     assert len(report.committed) == 5000
 
 
@@ -113,14 +113,14 @@ def test_refuses_what_is_no_report(content: bytes, node: Listening) -> None:
     with node.requestor(COMMITMENT) as association:
         assert send_raw(association, REPORT, content) == Status.PROCESSING_FAILURE
         assert send_raw(association, REPORT, encode_data_set(event(), SYNTAX)) == Status.SUCCESS
-    assert len(list(node.spool.reports())) == 1
+    assert len(list(node.spool.reports.waiting())) == 1
 
 
 def test_refuses_a_report_without_an_end(node: Listening) -> None:
     """More than a report may hold is answered 0213."""
     with node.requestor(COMMITMENT) as association:
         assert send_raw(association, REPORT, bytes(5_000_000)) == Status.RESOURCE_LIMITATION
-    assert list(node.spool.reports()) == []
+    assert list(node.spool.reports.waiting()) == []
 
 
 def test_a_report_that_cannot_be_kept_is_sent_again(node: Listening) -> None:

@@ -130,6 +130,15 @@ def test_files_that_are_not_ours_are_no_objects(spool: Spool) -> None:
     assert [study.instances for study in spool.studies()] == [1]
 
 
+def test_strays_hide_no_study(spool: Spool) -> None:
+    """What lies beside the studies and is none is passed over."""
+    keep(spool, encoded(film(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.3.1")))
+    (spool.root / "studies" / ".DS_Store").write_bytes(b"abc")
+    (spool.root / "studies" / "1.2.2").write_bytes(b"abc")
+    (spool.root / "studies" / "lost+found").mkdir()
+    assert [study.study_instance_uid for study in spool.studies()] == ["1.2.3"]
+
+
 def test_an_unknown_study_has_no_instances(spool: Spool) -> None:
     """What is no study, or no UID at all, is empty."""
     assert spool.instances("1.2.3") == spool.instances("../reports") == []
@@ -201,45 +210,55 @@ def test_nobody_else_may_look(spool: Spool) -> None:
 
 def test_keeps_and_drops_outputs(spool: Spool) -> None:
     """An output is there byte for byte, once however often it is kept, until it is dropped."""
-    other = spool.keep_output("1.2.3", "1.2.3.4", b"other content under the same UID")
-    path = spool.keep_output("1.2.3", "1.2.3.4", b"abc")
-    assert spool.keep_output("1.2.3", "1.2.3.4", b"abc") == path
+    other = spool.outbox.keep("1.2.3", "1.2.3.4", b"other content under the same UID")
+    path = spool.outbox.keep("1.2.3", "1.2.3.4", b"abc")
+    assert spool.outbox.keep("1.2.3", "1.2.3.4", b"abc") == path
     assert path.read_bytes() == b"abc"
     assert other.read_bytes() == b"other content under the same UID"
     for kept in (path, path, other):
-        spool.drop_output(kept)
+        spool.outbox.drop(kept)
     assert list(spool.root.glob("outbox/*")) == []
 
 
 def test_tells_which_outputs_are_old(spool: Spool) -> None:
     """Outputs are listed by when they were kept; a stray file is none."""
-    path = spool.keep_output("1.2.3", "1.2.3.4", b"abc")
+    path = spool.outbox.keep("1.2.3", "1.2.3.4", b"abc")
     path.with_name("notes.dcm").write_bytes(b"abc")
     now = datetime.now(UTC)
-    assert list(spool.outputs(kept_before=now + timedelta(hours=1))) == [path]
-    assert list(spool.outputs(kept_before=now - timedelta(hours=1))) == []
+    assert list(spool.outbox.kept(before=now + timedelta(hours=1))) == [path]
+    assert list(spool.outbox.kept(before=now - timedelta(hours=1))) == []
 
 
 def test_drops_nothing_but_outputs(spool: Spool) -> None:
     """A path outside the outbox is refused."""
     instance, _ = spool.store(encoded(film()), transfer_syntax_uid=SYNTAX, arrival=arrival())
     with pytest.raises(ValueError, match="only outputs"):
-        spool.drop_output(instance.path)
+        spool.outbox.drop(instance.path)
 
 
 def test_keeps_and_drops_reports(spool: Spool) -> None:
     """A commitment report survives a restart until it is dropped."""
     report = CommitmentReport(transaction_uid="1.2.3", committed=("1.2.4",), failed=(("1.2.5", 0x0112),))
-    spool.keep_report(report)
-    assert list(Spool(spool.root).reports()) == [report]
-    spool.drop_report("1.2.3")
-    assert list(spool.reports()) == []
+    spool.reports.keep(report)
+    assert list(Spool(spool.root).reports.waiting()) == [report]
+    spool.reports.drop("1.2.3")
+    assert list(spool.reports.waiting()) == []
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"transaction": "1.2.9"}', "[1]"])
+def test_a_damaged_report_stops_no_other(spool: Spool, damage: str) -> None:
+    """A report that cannot be read is put aside, and those behind it are taken."""
+    good = CommitmentReport(transaction_uid="1.2.4", committed=("1.2.5",), failed=())
+    spool.reports.keep(good)
+    (spool.root / "reports" / "1.2.3.json").write_text(damage)
+    assert list(spool.reports.waiting()) == [good]
+    assert [path.name for path in spool.root.glob("reports/*.bad")] == ["1.2.3.bad"]
 
 
 @pytest.mark.parametrize("uid", ["..", "../x", "", "/etc/passwd", "1.2." + "3" * 64])
 def test_a_name_of_a_file_is_a_valid_uid(spool: Spool, uid: str) -> None:
     """What comes from outside never becomes a path."""
     with pytest.raises(ValueError, match="UID"):
-        spool.keep_output("1.2.3", uid, b"")
+        spool.outbox.keep("1.2.3", uid, b"")
     with pytest.raises(ValueError, match="UID"):
-        spool.keep_report(CommitmentReport(transaction_uid=uid, committed=(), failed=()))
+        spool.reports.keep(CommitmentReport(transaction_uid=uid, committed=(), failed=()))

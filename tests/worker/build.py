@@ -76,5 +76,5 @@ def _kept(spool: Spool, study: str, role: Role, number: int) -> KeptOutput:
         sop_instance_uid=content.SOPInstanceUID,
         series_instance_uid=content.SeriesInstanceUID,
         sha256=hashlib.sha256(file.getvalue()).hexdigest(),
-        path=spool.keep_output(study, content.SOPInstanceUID, file.getvalue()),
+        path=spool.outbox.keep(study, content.SOPInstanceUID, file.getvalue()),
     )

@@ -20,7 +20,7 @@ from worker.ledger import DeliveryState, open_ledger
 from worker.office import Office
 from worker.settings import DeliverySection
 
-STUDY = "1.2.840.1"
+STUDY, OTHER_STUDY = "1.2.840.1", "1.2.840.2"
 CANNOT_UNDERSTAND, DUPLICATE, NOT_SUPPORTED, OUT_OF_RESOURCES = 0xC000, 0x0111, 0x0122, 0xA700
 PAST_ANY_PAUSE = 2000.0
 
@@ -195,6 +195,44 @@ def test_answers_that_end_the_sending(ledger, spool, pacs, deliverer, status, st
     assert states(ledger) == [state] * 2
 
 
+def test_unreadable_output_waits_alone(ledger, spool, pacs, clock, deliverer):
+    """An output that the disk does not give back waits; all others are sent, and it is when it is back."""
+    bad, _ = written(ledger, spool, STUDY)
+    written(ledger, spool, OTHER_STUDY)
+    content = bad.path.read_bytes()
+    bad.path.unlink()
+    bad.path.mkdir()  # as good as a bad sector, also for root
+    one = deliverer(pacs.port)
+    one.step()
+    assert (
+        sorted(states(ledger) + states(ledger, OTHER_STUDY))
+        == [DeliveryState.DUE] + [DeliveryState.STORED] * 3
+    )
+    bad.path.rmdir()
+    bad.path.write_bytes(content)
+    clock.pass_by(PAST_ANY_PAUSE)
+    one.step()
+    assert states(ledger) == [DeliveryState.STORED] * 2
+
+
+def test_outputs_follow_a_spool_that_was_moved(ledger, spool, pacs, tmp_path):
+    """What was recorded where the spool lay before is sent, and dropped, where it lies now."""
+    written(ledger, spool, STUDY)
+    moved = spool.root.rename(tmp_path / "elsewhere")
+    destination = {"name": "pacs", "ae_title": "STANDIN", "host": "127.0.0.1", "port": pacs.port}
+    settings = settings_in(
+        tmp_path,
+        destinations=[{**destination, "verify": "none"}],
+        spool={"path": moved, "minimum_free_bytes": 0},
+        queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"},
+    )
+    with open_ledger(settings, migrate=False) as same:
+        Deliverer(settings.destinations[0], settings=settings, ledger=same).step()
+        assert states(same) == [DeliveryState.STORED] * 2
+        Office(settings, same).drop_outputs()
+    assert list(moved.glob("outbox/*/*")) == []
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"DICM"), lambda path: path.unlink()])
 def test_damaged_output_is_not_sent(ledger, spool, pacs, deliverer, damage):
     """Bytes that are not those recorded are never sent; what to do is said, and the rest is sent."""
@@ -262,12 +300,12 @@ def test_report_is_taken_after_a_restart(tmp_path, ledger, spool, pacs, clock, d
     """A report that came while nobody delivered proves what was asked about, and is dropped."""
     written(ledger, spool, STUDY)
     deliverer(pacs.port, verify="commitment").step()
-    eventually(lambda: list(spool.reports()))
+    eventually(lambda: list(spool.reports.waiting()))
     ledger.close()
     with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as again:
         Office(settings_in(tmp_path), again).take_reports()
         assert states(again) == [DeliveryState.COMMITTED] * 2
-    assert list(spool.reports()) == []
+    assert list(spool.reports.waiting()) == []
 
 
 def test_unanswered_commitment_is_asked_again(tmp_path, ledger, spool, pacs, clock, deliverer):
@@ -279,6 +317,6 @@ def test_unanswered_commitment_is_asked_again(tmp_path, ledger, spool, pacs, clo
     pacs.silent = False
     clock.pass_by(61)
     one.step()
-    eventually(lambda: list(spool.reports()))
+    eventually(lambda: list(spool.reports.waiting()))
     Office(settings_in(tmp_path), ledger).take_reports()
     assert states(ledger) == [DeliveryState.COMMITTED] * 2

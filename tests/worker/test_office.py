@@ -42,10 +42,10 @@ def test_outbox_is_swept(tmp_path):
     settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
     with open_ledger(settings, migrate=True) as ledger:
         recorded = [output.path for output in written(ledger, spool, "1.2.840.1")]
-        young = spool.keep_output("1.2.840.1", "1.2.840.1.8", b"young")
-        old = spool.keep_output("1.2.840.1", "1.2.840.1.9", b"old")
+        young = spool.outbox.keep("1.2.840.1", "1.2.840.1.8", b"young")
+        old = spool.outbox.keep("1.2.840.1", "1.2.840.1.9", b"old")
         # Other bytes under the UID of an output that was recorded: two workers made it.
-        twin = spool.keep_output("1.2.840.1", recorded[0].name.partition("_")[0], b"twin")
+        twin = spool.outbox.keep("1.2.840.1", recorded[0].name.partition("_")[0], b"twin")
         for path in (*recorded, old, twin):
             os.utime(path, (0, 0))
         Office(settings, ledger).sweep_outbox()
@@ -77,6 +77,25 @@ def test_office_sends_and_drops(tmp_path):
                 stop.set()
                 running.join()
         assert len(pacs.held("1.2.840.1")) == 2
+
+
+def test_output_that_cannot_be_dropped_stops_no_other(tmp_path):
+    """One stubborn file is logged and tried again; the outputs behind it are dropped and recorded."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    with open_ledger(settings, migrate=True) as ledger:
+        stubborn, other = written(ledger, spool, "1.2.840.1")
+        stubborn.path.unlink()
+        (stubborn.path / "in the way").mkdir(parents=True)
+        for one in ledger.due_deliveries("pacs", 10):
+            ledger.deliveries_sent({one.delivery_id: 0x0000})
+            ledger.delivery_verified(one.delivery_id)
+        with capture_logs() as logs:
+            Office(settings, ledger).drop_outputs()
+        assert [one["event"] for one in logs] == ["output_not_dropped"]
+        assert [one.path for one in ledger.outputs_to_drop()] == [stubborn.path]
+        assert not other.path.exists()
 
 
 def test_who_had_work_gathers_before_the_next_step():

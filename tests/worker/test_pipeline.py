@@ -93,7 +93,9 @@ def test_study_is_scored(site, films):
     site.score()
     assert site.ends() == {film.sop_instance_uid: ("scored", None)}
     (result,) = site.study().results
-    assert {output.path for output in result.outputs} == {str(path) for path in site.kept()}
+    assert {output.path for output in result.outputs} == {
+        str(path.relative_to(site.spool.root)) for path in site.kept()
+    }
     assert len(site.ledger.due_deliveries("pacs", 10)) == 2
 
 
@@ -130,6 +132,39 @@ def test_missing_file_that_comes_back(site, films):
     assert site.ledger.retry(STUDY) == 1
     site.score()
     assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+
+
+def test_file_that_stays_unreadable_blocks_nobody(site, films):
+    """A file that the disk does not give back is waited for, then left out and named; a retry takes it in."""
+    bad, good = films(2)
+    content = bad.path.read_bytes()
+    bad.path.unlink()
+    bad.path.mkdir()  # as good as a bad sector, also for root
+    for _ in range(8):
+        with pytest.raises(Retryable):
+            site.score()
+        site.clock.pass_by(60)
+    site.score()
+    assert site.ends() == {
+        bad.sop_instance_uid: ("quarantined", Reason.FILE_UNREADABLE),
+        good.sop_instance_uid: ("scored", None),
+    }
+    bad.path.rmdir()
+    bad.path.write_bytes(content)
+    assert site.ledger.retry(STUDY) == 1
+    site.score()
+    assert site.ends()[bad.sop_instance_uid] == ("scored", None)
+
+
+def test_spool_may_be_moved(site, films):
+    """A study that was registered where the spool lay before is scored where it lies now."""
+    films(1)
+    site.ledger.register(STUDY, site.spool.instances(STUDY))
+    moved = site.spool.root.rename(site.spool.root.with_name("elsewhere"))
+    settings = settings_in(moved.parent, spool={"path": moved, "minimum_free_bytes": 0})
+    with open_ledger(settings, migrate=False) as ledger:
+        claim = ledger.claim(STUDY, worker="w", lease=timedelta(seconds=60), maximum_attempts=3)
+    assert [one.path.is_file() for one in claim.instances] == [True]
 
 
 def test_full_disk_quarantines_nothing(site, films):

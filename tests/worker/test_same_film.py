@@ -203,6 +203,35 @@ def test_real_dicom_films_survive_transcoding(shared_data, write, wrap, engine, 
         assert np.array_equal(read(write(ds)).film.input_HW, first.film.input_HW)
 
 
+@pytest.mark.parametrize("name", REAL)
+def test_real_dicom_films_keep_their_logit_through_any_encoding(shared_data, write, wrap, engine, name):
+    """A real film in every transfer syntax, depth and polarity: its logit moves by no more than is stated."""
+    first = read(shared_data / "dicom" / f"{name}.dcm")
+    grey = first.film.display_HW
+    while max(grey.shape) > 800:
+        grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    inputs = [to_input(with_depth(grey, 16))]
+    for encoding in ENCODINGS:
+        ds = wrap(
+            with_depth(grey, encoding.bits),
+            bits=encoding.bits,
+            syntax=encoding.syntax,
+            photometric=encoding.photometric,
+            modality=encoding.modality,
+        )
+        inputs.append(read(write(ds)).film.input_HW)
+    different = {image.tobytes(): image for image in inputs}
+    found = engine.infer(to_batch(list(different.values()))).logits_B.tolist()
+    logits = dict(zip(different, found, strict=True))
+    before, *after = (logits[image.tobytes()] for image in inputs)
+    moved = {
+        str(encoding): abs(logit - before)
+        for encoding, logit in zip(ENCODINGS, after, strict=True)
+        if abs(logit - before) > LOGIT_TOLERANCE[encoding.lossy]
+    }
+    assert not moved
+
+
 @pytest.mark.parametrize(
     ("encoder", "option", "bits", "lossy"),
     [

@@ -33,7 +33,7 @@ from worker.ledger.records import (
 )
 from worker.ledger.results import Results
 from worker.ledger.retry import Retry
-from worker.ledger.store import Clock, make_engine, utcnow
+from worker.ledger.store import Clock, Files, make_engine, utcnow
 from worker.ledger.views import Views
 from worker.settings import Settings
 
@@ -108,4 +108,5 @@ def open_ledger(settings: Settings, *, migrate: bool, clock: Clock = utcnow) -> 
         if isinstance(error, DBAPIError):
             raise ConfigurationError("What database.url names cannot be used as the ledger.") from None
         raise
-    return Ledger(engine, database.patient_hash_key.get_secret_value().encode(), clock)
+    key = database.patient_hash_key.get_secret_value().encode()
+    return Ledger(engine, key, Files(settings.spool.path), clock)

@@ -114,7 +114,7 @@ class Deliveries(Store):
                 sop_class_uid=row.sop_class_uid,
                 sop_instance_uid=row.sop_instance_uid,
                 series_instance_uid=row.series_instance_uid,
-                path=Path(row.path),
+                path=self._files.locate(row.path),
                 sha256=row.sha256,
                 attempts=row.attempts,
                 refusals=row.refusals,

@@ -118,7 +118,8 @@ def _judged(
         elif one.sop_instance_uid in seen:
             reason = Reason.CONFLICTING_CONTENT
         seen = seen | {one.sop_instance_uid}
-        rows.append(_row(one, uid, writer.now, reason, generation if reason is None else None))
+        row = _row(one, uid, writer.now, reason, generation if reason is None else None)
+        rows.append(row | {"path": writer.files.name(one.path)})
     return rows
 
 
@@ -140,7 +141,6 @@ def _row(
         "sop_class_uid": one.sop_class_uid,
         "transfer_syntax_uid": one.transfer_syntax_uid,
         "sha256": one.sha256,
-        "path": str(one.path),
         "size": one.size,
         "calling_ae": one.calling_ae,
         "called_ae": one.called_ae,

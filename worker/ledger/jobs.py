@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
@@ -258,7 +257,7 @@ def _instances(writer: Transaction, study_instance_uid: str) -> tuple[SpooledIns
             sop_class_uid=row.sop_class_uid,
             transfer_syntax_uid=row.transfer_syntax_uid,
             sha256=row.sha256,
-            path=Path(row.path),
+            path=writer.files.locate(row.path),
             size=row.size,
             calling_ae=row.calling_ae,
             called_ae=row.called_ae,

@@ -46,7 +46,10 @@ class Outbox(Store):
         )
         with self._reading() as connection:
             rows = connection.execute(droppable).all()
-        return [DroppableOutput(sop_instance_uid=row.sop_instance_uid, path=Path(row.path)) for row in rows]
+        return [
+            DroppableOutput(sop_instance_uid=row.sop_instance_uid, path=self._files.locate(row.path))
+            for row in rows
+        ]
 
     def unrecorded_outputs(self, paths: Iterable[Path]) -> list[Path]:
         """Those of the outbox's files (`<SOPInstanceUID>_<sha256>.dcm`) that no output names.

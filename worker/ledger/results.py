@@ -148,7 +148,9 @@ def _add_outputs(
 ) -> None:
     if not outputs:
         return
-    rows = [_told(output) | {"result_id": result_id, "path": str(output.path)} for output in outputs]
+    rows = [
+        _told(output) | {"result_id": result_id, "path": writer.files.name(output.path)} for output in outputs
+    ]
     output_ids = writer.execute(insert(Output).returning(Output.id), rows).scalars().all()
     deliveries = [
         {

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,28 @@ def _code(error: DBAPIError) -> str:
     return type(error.orig).__name__
 
 
+@dataclass(frozen=True)
+class Files:
+    """Files of the spool are recorded by where they lie in it: it may move, or be mounted elsewhere."""
+
+    root: Path
+
+    def name(self, path: Path) -> str:
+        """What is recorded."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def locate(self, name: str) -> Path:
+        """Where the file is now."""
+        return self.root / name
+
+
 class Transaction:
     """A writing transaction: statements, the time they share, and the events that they leave."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, files: Files) -> None:
         self.execute = connection.execute
         self.now = now
+        self.files = files
         self.notes: list[audit.Note] = []
 
     def note(self, kind: audit.Kind, study_instance_uid: str | None, **body: Any) -> None:
@@ -173,9 +190,10 @@ class Transaction:
 class Store:
     """What every part of the ledger is built on."""
 
-    def __init__(self, engine: Engine, hash_key: bytes, clock: Clock = utcnow) -> None:
+    def __init__(self, engine: Engine, hash_key: bytes, files: Files, clock: Clock = utcnow) -> None:
         self._engine = engine
         self._hash_key = hash_key
+        self._files = files
         self._clock = clock
 
     @contextmanager
@@ -187,6 +205,6 @@ class Store:
     def _writing(self) -> Iterator[Transaction]:
         with transaction(self._engine, writes=True) as connection:
             # The clock is read after the wait for the writers before us.
-            writer = Transaction(connection, self._clock())
+            writer = Transaction(connection, self._clock(), self._files)
             yield writer
             audit.append(connection, writer.now, writer.notes)

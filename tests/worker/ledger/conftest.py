@@ -47,7 +47,7 @@ from worker.ledger import (
     open_ledger,
 )
 from worker.ledger.models import Base
-from worker.ledger.store import make_engine
+from worker.ledger.store import Files, make_engine
 from worker.settings import DatabaseSection, Settings
 
 LEASE = timedelta(seconds=60)
@@ -209,7 +209,7 @@ def database(url: str) -> Iterator[Engine]:
 @pytest.fixture
 def ledger(settings: Settings, clock: Clock) -> Iterator[Ledger]:
     key = settings.database.patient_hash_key.get_secret_value().encode()
-    with Ledger(engine_for(settings.database.url), key, clock) as ledger:
+    with Ledger(engine_for(settings.database.url), key, Files(settings.spool.path), clock) as ledger:
         yield ledger
 
 
