@@ -9,7 +9,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test check format bench clean
+.PHONY: help demo serve test check format bench load clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ format: .venv/.developing ## Format, and mend what lint can
 
 bench: .venv/.developing ## Speed; prints and writes build/bench.json
 	$(BIN)/python -m tests.bench
+
+load: .venv/.developing ## 100 senders at once, a burst, 5,000 studies; writes build/load.json (a quarter of an hour)
+	$(BIN)/python -m tests.load $(ARGS)
 
 clean: ## Remove what was built (the .venv stays)
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dicom_node.assemble import Assembler
 from dicom_node.dispatch import Dispatcher
 from dicom_node.logs import get_logger
+from dicom_node.memory import give_back_buffers
 from dicom_node.server import StorageServer
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool, SpooledInstance
+from dicom_node.wire import BUFFER_BYTES
 
 log = get_logger("node")
 
@@ -64,6 +66,7 @@ class Node:
 
 def run_node(settings: NodeSettings, *, ready: Callable[[int], None] | None = None) -> None:
     """Run the node in this process until SIGTERM or SIGINT. To be called from the main thread."""
+    give_back_buffers(larger_than=BUFFER_BYTES // 2)
     node = Node(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())

@@ -6,7 +6,6 @@ own, and end with it: when the worker goes, however it goes, the pipe closes.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import queue
 import resource
@@ -21,6 +20,7 @@ from typing import Self
 
 from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
+from dicom_node.memory import keep_buffers
 from dicom_node.spool import SpooledInstance
 from worker.findings import Reading, Rejected
 from worker.settings import EligibilitySection, Settings
@@ -29,9 +29,6 @@ log = get_logger("guard")
 
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_KEPT_BYTES = 33_554_432
-"""The most that glibc takes for a threshold of either kind; a 10 MB film's buffers are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +188,7 @@ def _serve(pipe: Connection) -> None:
     from worker.decode import read_film  # noqa: PLC0415
 
     cv2.setNumThreads(1)
-    _keep_freed_memory()
+    keep_buffers()
     limits: _Limits = pipe.recv()
     _limit_memory(limits.memory_bytes)
     pipe.send(None)
@@ -210,14 +207,6 @@ def _serve(pipe: Connection) -> None:
             answer = error
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep the buffers of one film for the next; getting them anew costs a quarter of the time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _limit_memory(budget: int) -> None:

@@ -35,7 +35,8 @@ class Stack:
 
 
 @contextmanager
-def stack(folder: Path) -> Iterator[Stack]:
+def stack(folder: Path, *, forget: bool = False) -> Iterator[Stack]:
+    """Everything in processes of its own; `forget` keeps no bytes at the PACS."""
     port, pacs, broker = free_port(), free_port(), free_port()
     file = folder / "covariance.toml"
     file.write_text(f"""
@@ -65,7 +66,8 @@ port = {pacs}
     commands = {
         "broker": (["redis-server", "--port", str(broker), "--dir", str(folder), "--save", ""], broker),
         "pacs": (
-            [sys.executable, "-m", "tests.bench.standin", str(folder / "pacs"), str(pacs), str(port)],
+            [sys.executable, "-m", "tests.bench.standin", str(folder / "pacs"), str(pacs), str(port)]
+            + ["--forget"] * forget,
             pacs,
         ),
         "node": ([COVARIANCE, "--config", str(file), "node"], port),
