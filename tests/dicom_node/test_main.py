@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
@@ -18,6 +20,7 @@ from dicom_node import uids
 from dicom_node.dispatch import QUEUE, Dispatcher, celery_app
 from dicom_node.main import Node
 from dicom_node.settings import NodeSettings
+from dicom_node.store_scu import Peer, StoreAssociation
 from tests.dicom_node.build import eventually, film
 
 RUN = """
@@ -148,3 +151,21 @@ def test_rings_once_for_a_study(tmp_path: Path, broker: str) -> None:
     finally:
         node.stop()
         thread.join(30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")
+def test_buffers_of_many_associations_are_given_back(
+    run: Callable[..., tuple[subprocess.Popen[str], int]],
+) -> None:
+    """Sixty associations at once leave the node as small as one did."""
+    process, port = run()
+    node = psutil.Process(process.pid)
+    assert store(port) == 0
+    before = node.memory_info().rss
+    peer = Peer(ae_title="COVARIANCE", host="127.0.0.1", port=port, calling_ae="MODALITY", timeout=60)
+    with contextlib.ExitStack() as open_at_once:
+        for _ in range(60):
+            open_at_once.enter_context(StoreAssociation(peer, [], commitment=False))
+        assert node.num_threads() > 60
+    eventually(lambda: node.num_threads() < 10)
+    assert node.memory_info().rss - before < 30_000_000
