@@ -18,9 +18,11 @@ from pydicom.uid import UID
 
 from dicom_node import uids
 from dicom_node.spool import Arrival, Spool, SpooledInstance
+from tests.worker.build import Clock, settings_in
 from worker.bundle import Bundle
 from worker.engines import Engine
 from worker.engines.select import open_engine
+from worker.ledger import Ledger, open_ledger
 from worker.phantom import phantom_dataset
 from worker.settings import DEFAULT_BUNDLE, WorkerSection
 
@@ -165,3 +167,24 @@ def engine(bundle, tmp_path_factory) -> Iterator[Engine]:
     opened = open_engine(bundle, WorkerSection(engine_cache=tmp_path_factory.mktemp("engine")))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time, as the test has it."""
+    return Clock()
+
+
+@pytest.fixture
+def spool(tmp_path) -> Spool:
+    """A spool that is ready."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    return spool
+
+
+@pytest.fixture
+def ledger(tmp_path, clock) -> Iterator[Ledger]:
+    """A ledger on SQLite beside the spool, on the time of `clock`."""
+    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
+        yield ledger

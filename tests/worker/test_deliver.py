@@ -12,9 +12,8 @@ from pynetdicom import AE, evt
 from deploy.pacs import StandInPacs
 from dicom_node import uids
 from dicom_node.server import StorageServer
-from dicom_node.spool import Spool
 from tests.dicom_node.build import data_set_bytes, eventually
-from tests.worker.build import Clock, settings_in, written
+from tests.worker.build import settings_in, written
 from worker.deliver import Deliverer, backoff
 from worker.ledger import DeliveryState, open_ledger
 from worker.office import Office
@@ -23,24 +22,6 @@ from worker.settings import DeliverySection
 STUDY, OTHER_STUDY = "1.2.840.1", "1.2.840.2"
 CANNOT_UNDERSTAND, DUPLICATE, NOT_SUPPORTED, OUT_OF_RESOURCES = 0xC000, 0x0111, 0x0122, 0xA700
 PAST_ANY_PAUSE = 2000.0
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def spool(tmp_path):
-    spool = Spool(tmp_path / "spool")
-    spool.prepare()
-    return spool
-
-
-@pytest.fixture
-def ledger(tmp_path, clock):
-    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
-        yield ledger
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ import pytest
 from dicom_node import uids
 from dicom_node.dispatch import Dispatcher
 from dicom_node.settings import AssemblySection
-from dicom_node.spool import Spool
 from tests.dicom_node.build import arrival, encoded, eventually, film
-from tests.worker.build import Clock, settings_in
+from tests.worker.build import settings_in
 from tests.worker.ledger.conftest import spooled
-from worker.ledger import open_ledger
 from worker.reconcile import Reconciler
 
 STUDY = "1.2.840.1"
@@ -31,24 +29,6 @@ def broker(program, tmp_path_factory):
         eventually(path.exists)
         yield f"redis+socket://{path}"
         process.terminate()
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def spool(tmp_path):
-    spool = Spool(tmp_path / "spool")
-    spool.prepare()
-    return spool
-
-
-@pytest.fixture
-def ledger(tmp_path, clock):
-    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
-        yield ledger
 
 
 @pytest.fixture

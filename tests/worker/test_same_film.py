@@ -78,6 +78,17 @@ def with_depth(grey, bits: int):
     return np.rint(grey.astype(np.float64) * (((1 << bits) - 1) / full)).astype(np.uint16)
 
 
+def encoded(grey, encoding, wrap):
+    """The film in one encoding, as a data set."""
+    return wrap(
+        with_depth(grey, encoding.bits),
+        bits=encoding.bits,
+        syntax=encoding.syntax,
+        photometric=encoding.photometric,
+        modality=encoding.modality,
+    )
+
+
 def mean_difference(first, second) -> float:
     return float(np.abs(first.astype(int) - second).mean())
 
@@ -90,14 +101,7 @@ def phantom_film():
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_every_encoding_gives_the_same_input(phantom_film, encoding, wrap, write):
     """One film in every transfer syntax, depth and polarity gives the network the same picture."""
-    ds = wrap(
-        with_depth(phantom_film, encoding.bits),
-        bits=encoding.bits,
-        syntax=encoding.syntax,
-        photometric=encoding.photometric,
-        modality=encoding.modality,
-    )
-    film = read(write(ds)).film
+    film = read(write(encoded(phantom_film, encoding, wrap))).film
     assert mean_difference(film.input_HW, to_input(phantom_film)) < MEAN_TOLERANCE[encoding.lossy]
     assert film.inverted == (encoding.photometric == "MONOCHROME1")
 
@@ -136,14 +140,7 @@ def encoded_films(tmp_path_factory, wrap, engine):
         # In 16 bits, as decoding gives it: of 8 bits the shrinking would round once more.
         inputs = [to_input(with_depth(grey, 16))]
         for encoding in turn:
-            ds = wrap(
-                with_depth(grey, encoding.bits),
-                bits=encoding.bits,
-                syntax=encoding.syntax,
-                photometric=encoding.photometric,
-                modality=encoding.modality,
-            )
-            ds.save_as(path, enforce_file_format=True)
+            encoded(grey, encoding, wrap).save_as(path, enforce_file_format=True)
             inputs.append(read(path).film.input_HW)
         different = {image.tobytes(): image for image in inputs}
         found_logits = engine.infer(to_batch(list(different.values()))).logits_B.tolist()
@@ -212,14 +209,7 @@ def test_real_dicom_films_keep_their_logit_through_any_encoding(shared_data, wri
         grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
     inputs = [to_input(with_depth(grey, 16))]
     for encoding in ENCODINGS:
-        ds = wrap(
-            with_depth(grey, encoding.bits),
-            bits=encoding.bits,
-            syntax=encoding.syntax,
-            photometric=encoding.photometric,
-            modality=encoding.modality,
-        )
-        inputs.append(read(write(ds)).film.input_HW)
+        inputs.append(read(write(encoded(grey, encoding, wrap))).film.input_HW)
     different = {image.tobytes(): image for image in inputs}
     found = engine.infer(to_batch(list(different.values()))).logits_B.tolist()
     logits = dict(zip(different, found, strict=True))
