@@ -75,7 +75,8 @@ def test_tables_within_tables_read_back(read):
     )
     settings = read(text)
     assert settings.destinations[0].tls == DestinationTls(authorities=Path("ca.pem"))
-    assert read(effective(settings)) == settings
+    shown = read(effective(settings))
+    assert (shown.node, shown.destinations) == (settings.node, settings.destinations)
 
 
 def test_the_hash_key_is_not_shown(read):
@@ -145,7 +146,7 @@ def test_check_says_what_is_there(invoke, tmp_path):
             "node.callers.0.addresses.0",
         ),
         (
-            '[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\ntls={ authorities = "nobody.pem" }\n',
+            '[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\ntls={authorities="nobody.pem"}\n',
             "nobody.pem",
         ),
     ],

@@ -82,6 +82,8 @@ def test_connections_count_over_both_ports(listen: Callable[..., Listening], aut
     node = listen(maximum_connections=2, tls={"enabled": True, "port": 0, **authority.issue().files})
     first = connect(node)
     second = socket.create_connection(("127.0.0.1", node.server.tls_port), 20)
+    # Two listeners, two threads: the second must have been counted before the third knocks at the first.
+    eventually(lambda: len(node.server._connections._open) == 2)
     assert is_hung_up(connect(node))
     assert is_hung_up(socket.create_connection(("127.0.0.1", node.server.tls_port), 20))
     first.close()

@@ -98,7 +98,7 @@ def test_a_destination_is_reached_over_tls(ledger, spool, deliverer, tmp_path, c
     written(ledger, spool, STUDY)
     port = server.socket.getsockname()[1]
     deliverer(port, tls=ours.files | {"authorities": stranger.file}).step()
-    assert states(ledger) == [DeliveryState.PENDING] * 2
+    assert states(ledger) == [DeliveryState.DUE] * 2
     clock.pass_by(PAST_ANY_PAUSE)
     deliverer(port, tls=ours.files).step()
     server.shutdown()
