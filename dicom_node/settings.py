@@ -74,7 +74,8 @@ class NodeSection(Section):
     """Calling AE titles that may send, from anywhere. Without these and `callers`: anyone; else whoever is
     in neither is rejected (1,1,3)."""
     callers: tuple[Caller, ...] = ()
-    """Calling AE titles that may send from certain addresses, or with a certain certificate, only."""
+    """Calling AE titles that may send only from certain `addresses`, or only with the certificate whose
+    fingerprint is `certificate_sha256`."""
     maximum_associations: int = Field(default=100, ge=1)
     """Associations at the same time; one more is rejected (2,3,2)."""
     maximum_connections: int = Field(default=512, ge=1)
