@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from deploy import broker
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
 from dicom_node.logs import configure_logs
+from dicom_node.settings import NodeSection
 from dicom_node.store_scu import Peer, echo
+from dicom_node.tls import server_context
 from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
@@ -36,7 +39,17 @@ _HEAD = """\
 # (COVARIANCE_NODE__PORT=104 is `port` under [node]). Relative paths start where the command is given.
 # `covariance config check FILE` says whether it can work. Written by `covariance config example`.
 """
-_EXAMPLE_DESTINATION = {"name": "pacs", "ae_title": "PACS", "host": "192.0.2.10", "port": 104}
+_EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
+    NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
+    Destination: {
+        "name": "pacs",
+        "ae_title": "PACS",
+        "host": "192.0.2.10",
+        "port": 104,
+        "tls": {"authorities": "tls/pacs.pem", "certificate": "tls/node.pem", "key": "tls/node.key"},
+    },
+}
+"""Values for what has no default, or one that shows nothing."""
 
 
 def example_file() -> str:
@@ -57,13 +70,14 @@ def example_file() -> str:
 def _lines(section: type[BaseModel], *, live: bool = True) -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield from textwrap.wrap(field.description or "", _WIDTH, initial_indent="# ", subsequent_indent="# ")
-        default = _EXAMPLE_DESTINATION.get(name) if field.is_required() else field.default
+        shown = _EXAMPLES.get(section, {}).get(name)
+        default = field.default if shown is None else shown
         if default == DEFAULT_BUNDLE:
             yield f"#{name} = {_toml('bundles/your-model')}  # else the one that comes with CoVariance"
         elif isinstance(default, SecretStr):
             yield f"#{name} = {_toml('a secret of your own')}"
         else:
-            yield f"{'' if live else '#'}{name} = {_toml(default)}"
+            yield f"{'#' if shown is not None or not live else ''}{name} = {_toml(default)}"
 
 
 def effective(settings: Settings) -> str:
@@ -78,19 +92,27 @@ def effective(settings: Settings) -> str:
 
 
 def _table(head: str, section: BaseModel) -> str:
-    return "\n".join([head, *(f"{name} = {_toml(value)}" for name, value in section)])
+    return "\n".join([head, *(f"{name} = {_toml(value)}" for name, value in section if value is not None)])
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, Path | SecretStr):
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, dict):
+        return (
+            f"{{ {', '.join(f'{name} = {_toml(one)}' for name, one in value.items() if one is not None)} }}"
+        )
+    if isinstance(value, tuple | list):
+        text = f"[{', '.join(_toml(one) for one in value)}]"
+        return (
+            text if len(text) <= _WIDTH else "\n".join(["[", *(f"    {_toml(one)}," for one in value), "]"])
+        )
+    if isinstance(value, Path | SecretStr | IPv4Network | IPv6Network):
         value = str(value)
     if isinstance(value, str):
         value = _without_secrets(value)
-    # JSON's strings, numbers, booleans and flat lists are TOML's, too.
-    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-    if isinstance(value, tuple) and len(text) > _WIDTH:
-        return "\n".join(["[", *(f"    {_toml(one)}," for one in value), "]"])
-    return text
+    # JSON's strings, numbers and booleans are TOML's, too.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _without_secrets(url: str) -> str:
@@ -105,6 +127,7 @@ def check_settings(*, connect: bool) -> int:
     settings = load_settings()
     checks: list[tuple[str, Callable[[], str]]] = [
         ("model bundle", lambda: _bundle(settings)),
+        ("tls", lambda: _tls(settings)),
         ("spool", lambda: _place(settings.spool.path, "spool.path")),
         ("database", lambda: _database(settings, connect=connect)),
         ("broker", lambda: _broker(settings, connect=connect)),
@@ -129,6 +152,13 @@ def _bundle(settings: Settings) -> str:
     manifest = Bundle(settings.worker.bundle).manifest
     point = manifest.operating_point
     return f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
+
+
+def _tls(settings: Settings) -> str:
+    if not settings.tls.enabled:
+        return "no port with TLS (tls.enabled)"
+    server_context(settings.tls)
+    return f"port {settings.tls.port}, {settings.tls.certificate} can be used"
 
 
 def _place(path: Path, setting: str) -> str:
@@ -161,6 +191,10 @@ def _broker(settings: Settings, *, connect: bool) -> str:
 
 def _destination(settings: Settings, destination: Destination, *, connect: bool) -> str:
     where = f"{destination.ae_title} at {destination.host}:{destination.port}, proven by {destination.verify}"
+    tls = destination.tls.as_client() if destination.tls else None
+    if tls is not None:
+        tls.context()
+        where += ", over TLS"
     if connect:
         echo(
             Peer(
@@ -169,6 +203,7 @@ def _destination(settings: Settings, destination: Destination, *, connect: bool)
                 port=destination.port,
                 calling_ae=settings.node.ae_title,
                 timeout=settings.delivery.timeout,
+                tls=tls,
             )
         )
     return f"{where}{', answers C-ECHO' if connect else ''}"
@@ -177,8 +212,8 @@ def _destination(settings: Settings, destination: Destination, *, connect: bool)
 def _warnings(settings: Settings) -> Iterator[str]:
     if not settings.destinations:
         yield "No [[destinations]]: results are kept here and sent nowhere."
-    if not settings.node.allowed_callers:
-        yield "node.allowed_callers is empty: any AE title may send."
+    if not settings.node.allowed_callers and not settings.node.callers:
+        yield "node.callers and node.allowed_callers are empty: any AE title may send."
     key: FieldInfo = DatabaseSection.model_fields["patient_hash_key"]
     if settings.database.patient_hash_key == key.default:
         yield "database.patient_hash_key is the development key: set your own before real films come."

@@ -15,6 +15,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.file_meta import data_set_offset
 from dicom_node.status import Verdict, verdict_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome, StoreAssociation
+from dicom_node.tls import ClientTls
 
 _TARGET = re.compile(r"(?P<host>.+):(?P<port>\d{1,5})/(?P<ae>[^\\]{1,16})")
 _SECONDS = 30.0
@@ -22,7 +23,7 @@ _BATCH = 200
 """Objects over one association."""
 
 
-def parse_target(text: str, *, calling_ae: str) -> Peer:
+def parse_target(text: str, *, calling_ae: str, tls: ClientTls | None = None) -> Peer:
     """Read `host:port/AET`.
 
     Raises:
@@ -39,6 +40,7 @@ def parse_target(text: str, *, calling_ae: str) -> Peer:
         port=int(match["port"]),
         calling_ae=calling_ae,
         timeout=_SECONDS,
+        tls=tls,
     )
 
 
@@ -80,10 +82,10 @@ def send_items(
                 after_each(item, association.send(item))
 
 
-def send_paths(paths: Sequence[Path], target: str, *, calling_ae: str) -> int:
+def send_paths(paths: Sequence[Path], target: str, *, calling_ae: str, tls: ClientTls | None = None) -> int:
     """Send what is found, print what was not stored, and return the exit code."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    peer = parse_target(target, calling_ae=calling_ae)
+    peer = parse_target(target, calling_ae=calling_ae, tls=tls)
     found = list(find_items(paths))
     items = [one for one in found if isinstance(one, SendItem)]
     failures = 0

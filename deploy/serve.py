@@ -14,7 +14,7 @@ def serve_node(ready_fd: int | None) -> None:
     """Receive until SIGTERM or SIGINT."""
     from dicom_node.main import run_node  # noqa: PLC0415 (each process loads only what it runs)
 
-    run_node(_begin(ready_fd), ready=lambda _port: announce_ready(ready_fd))
+    run_node(_begin(ready_fd), ready=lambda _port: announce_ready(ready_fd), read=load_settings)
 
 
 def serve_worker(ready_fd: int | None) -> None:

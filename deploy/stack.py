@@ -107,8 +107,9 @@ class _Child:
         if self.program.is_ready is not None:
             return self.program.is_ready()
         assert self._ready_fd is not None  # noqa: S101
-        readable, _, _ = select.select([self._ready_fd], [], [], 0)
-        return bool(readable) and os.read(self._ready_fd, 1) != b""
+        readiness = select.poll()  # select() fails on a descriptor over 1024
+        readiness.register(self._ready_fd, select.POLLIN)
+        return bool(readiness.poll(0)) and os.read(self._ready_fd, 1) != b""
 
     def _plan_restart(self, code: int) -> None:
         misconfigured = code == CONFIGURATION_EXIT

@@ -57,7 +57,9 @@ def run_up(settings: Settings, ready_fd: int | None) -> None:
     if ready_fd is not None:
         die_with_parent()
     configure_logs(level=settings.log.level, style=settings.log.style)
-    port = usable_port(settings.node.host, settings.node.port)
+    port = usable_port(settings.node.host, settings.node.port) if settings.node.plain else settings.node.port
+    if settings.tls.enabled:
+        usable_port(settings.node.host, settings.tls.port, setting="tls.port")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def report(name: str, line: str) -> None:
@@ -76,7 +78,7 @@ def _command(name: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "deploy", name)
 
 
-def usable_port(host: str, port: int) -> int:
+def usable_port(host: str, port: int, *, setting: str = "node.port") -> int:
     """The port to listen on: a free one for 0.
 
     Raises:
@@ -90,16 +92,19 @@ def usable_port(host: str, port: int) -> int:
             return int(listener.getsockname()[1])
     except OSError as error:
         raise ConfigurationError(
-            f"Nothing can listen on {host}:{port} ({error.strerror}): set another node.host or node.port."
+            f"Nothing can listen on {host}:{port} ({error.strerror}): set another node.host or {setting}."
         ) from None
 
 
 def _greeting(settings: Settings, port: int) -> list[Text]:
     queue = settings.queue
     where = broker.socket_path(queue) if broker.is_embedded(queue) else "as queue.url says"
+    node, tls = settings.node, settings.tls
+    ports = [f"{node.host}:{port}"] * node.plain + [f"{node.host}:{tls.port} (TLS)"] * tls.enabled
+    callers = dict.fromkeys((*node.allowed_callers, *(one.ae_title for one in node.callers)))
     rows = [
-        ("listens", f"{settings.node.ae_title} at {settings.node.host}:{port}"),
-        ("callers", ", ".join(settings.node.allowed_callers) or "any (node.allowed_callers is empty)"),
+        ("listens", f"{node.ae_title} at {', '.join(ports)}"),
+        ("callers", ", ".join(callers) or "any (node.callers is empty)"),
         *(
             ("sends to", f"{d.name}: {d.ae_title} at {d.host}:{d.port}, proven by {d.verify}")
             for d in settings.destinations

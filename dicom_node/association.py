@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from dicom_node import wire
+from dicom_node.callers import Origin
 from dicom_node.dimse import MAXIMUM_COMMAND_BYTES, RESPONSE, Command, Field, Operation
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import LIMIT_EXCEEDED, Context, Policy, Rejection, Request, Terms
@@ -58,12 +59,14 @@ class Seats:
 class Acceptor:
     """One connection of a peer that requests an association."""
 
-    def __init__(self, connection: Wire, *, policy: Policy, seats: Seats, begin: Begin, address: str) -> None:
+    def __init__(
+        self, connection: Wire, *, policy: Policy, seats: Seats, begin: Begin, origin: Origin
+    ) -> None:
         self._wire = connection
         self._policy = policy
         self._seats = seats
         self._begin_reception = begin
-        self._address = address
+        self._origin = origin
         self._command = bytearray()
         self._command_context = 0
         self._terms: Terms
@@ -75,10 +78,10 @@ class Acceptor:
         try:
             self._negotiate_and_serve()
         except ProtocolError as error:
-            log.warning("association_aborted", address=self._address, why=str(error))
+            log.warning("association_aborted", address=self._origin.address, why=str(error))
             self._abort()
         except ConnectionLost as error:
-            log.warning("association_lost", address=self._address, why=str(error))
+            log.warning("association_lost", address=self._origin.address, why=str(error))
             self._abort()
         finally:
             if self._reception is not None:
@@ -94,7 +97,7 @@ class Acceptor:
         if kind is not PduType.ASSOCIATE_RQ:
             raise ProtocolError("the first PDU is no A-ASSOCIATE-RQ")
         request = Request(self._wire.take(length))
-        if rejection := self._policy.judge(request):
+        if rejection := self._policy.judge(request, self._origin):
             self._reject(request, rejection)
             return
         with self._seats.take() as seated:
@@ -103,13 +106,15 @@ class Acceptor:
                 return
             answer, self._terms = request.accept(self._policy)
             self._wire.send(answer)
+            self._wire.expect_data_sets()
             self._serve_established()
 
     def _reject(self, request: Request, rejection: Rejection) -> None:
         # Titles are printable: a request with control characters in one cannot be read (`Request`).
         log.warning(
             "association_rejected",
-            address=self._address,
+            address=self._origin.address,
+            certificate=self._origin.certificate,
             calling_ae=request.calling_ae,
             called_ae=request.called_ae,
             rejection=rejection,

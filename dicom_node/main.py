@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from dicom_node.assemble import Assembler
 from dicom_node.dispatch import Dispatcher
 from dicom_node.logs import get_logger
 from dicom_node.memory import give_back_buffers
+from dicom_node.reload import Reloader
 from dicom_node.server import StorageServer
-from dicom_node.settings import NodeSettings
+from dicom_node.settings import NodeSettings, read_settings
 from dicom_node.spool import Spool, SpooledInstance
 from dicom_node.wire import BUFFER_BYTES
 
@@ -23,11 +25,14 @@ log = get_logger("node")
 class Node:
     """Receives until it is stopped. What it does not announce is found by the reconciler."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(
+        self, settings: NodeSettings, read: Callable[[], NodeSettings] = lambda: read_settings(NodeSettings)
+    ) -> None:
         self._spool = Spool(settings.spool.path, minimum_free_bytes=settings.spool.minimum_free_bytes)
         self._server = StorageServer(settings, self._spool, self._filed)
         self._assembler = Assembler(settings.assembly.quiet_seconds, settings.assembly.cap_seconds)
         self._dispatcher = Dispatcher(settings)
+        self._reloader = Reloader(settings, read, self._server.reload)
         # Studies that something arrived for, None to stop. A SimpleQueue may be filled by a signal handler.
         self._arrivals: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -35,11 +40,13 @@ class Node:
         """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
         self._spool.prepare()
         port = self._server.start()
+        self._reloader.start()
         try:
             if ready is not None:
                 ready(port)
             self._ring_until_stopped()
         finally:
+            self._reloader.stop()
             self._server.stop()
             self._dispatcher.close()
             log.info("stopped")
@@ -47,6 +54,10 @@ class Node:
     def stop(self) -> None:
         """Make `run` return; from any thread or signal handler."""
         self._arrivals.put(None)
+
+    def reload(self) -> None:
+        """Take up callers and certificates as they are now; from any thread or signal handler."""
+        self._reloader.ask()
 
     def _filed(self, instance: SpooledInstance) -> None:
         self._arrivals.put(instance.study_instance_uid)
@@ -64,10 +75,27 @@ class Node:
                 log.info("study_released", study=study, rung=self._dispatcher.ring(study))
 
 
-def run_node(settings: NodeSettings, *, ready: Callable[[int], None] | None = None) -> None:
-    """Run the node in this process until SIGTERM or SIGINT. To be called from the main thread."""
+def run_node(
+    settings: NodeSettings,
+    *,
+    ready: Callable[[int], None] | None = None,
+    read: Callable[[], NodeSettings] = lambda: read_settings(NodeSettings),
+) -> None:
+    """Run the node in this process until SIGTERM or SIGINT. To be called from the main thread.
+
+    SIGHUP has it read callers and certificates again; `read` reads the settings once more.
+    """
     give_back_buffers(larger_than=BUFFER_BYTES // 2)
-    node = Node(settings)
+    _raise_descriptor_limit()
+    node = Node(settings, read)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
+    signal.signal(signal.SIGHUP, lambda *_: node.reload())
     node.run(ready)
+
+
+def _raise_descriptor_limit() -> None:
+    # An association takes a connection and a file. The usual 1024 is for select(), which we do not use.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
 from dicom_node import uids
+from dicom_node.callers import AllowList, Origin
 from dicom_node.wire import PDU_HEADER, PduType, ProtocolError
 
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -54,20 +55,20 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What an acceptor takes. No callers means anyone."""
+    """What an acceptor takes."""
 
     ae_title: str
-    callers: frozenset[str]
+    callers: AllowList
     contexts: Sequence[PresentationContext] = field(repr=False)
     maximum_pdu: int
 
-    def judge(self, request: Request) -> Rejection | None:
-        """Why a request is rejected; None where it is not."""
+    def judge(self, request: Request, origin: Origin) -> Rejection | None:
+        """Why a request from there is rejected; None where it is not."""
         if not request.protocol_version & 1:
             return PROTOCOL_VERSION_UNKNOWN
         if request.application_context != _APPLICATION_CONTEXT:
             return APPLICATION_CONTEXT_UNKNOWN
-        if self.callers and request.calling_ae not in self.callers:
+        if not self.callers.admits(request.calling_ae, origin):
             return CALLING_AE_UNKNOWN
         if request.called_ae != self.ae_title:
             return CALLED_AE_UNKNOWN

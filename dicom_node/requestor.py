@@ -11,9 +11,10 @@ from typing import Self
 
 from dicom_node import wire
 from dicom_node.dimse import RESPONSE, Command, Field
-from dicom_node.errors import Retryable
+from dicom_node.errors import ConfigurationError, Retryable
 from dicom_node.negotiation import Context, read_acceptance, read_rejection, request_pdu
 from dicom_node.status import Status
+from dicom_node.tls import ClientTls, in_words
 from dicom_node.wire import ConnectionLost, Control, PduType, ProtocolError, Wire, p_data
 
 MAXIMUM_PDU_BYTES = 131_072
@@ -25,13 +26,17 @@ Proposals = Sequence[tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A remote application entity, and who we say we are. `timeout` in seconds without an answer."""
+    """A remote application entity, and who we say we are. `timeout` in seconds without an answer.
+
+    `tls` is how it is reached over TLS; None reaches it in the clear.
+    """
 
     ae_title: str
     host: str
     port: int
     calling_ae: str
     timeout: float = 30.0
+    tls: ClientTls | None = None
 
 
 class PeerUnavailable(Retryable):
@@ -218,6 +223,13 @@ def _connect(peer: Peer) -> Wire:
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise PeerUnavailable(f"{_name(peer)} cannot be reached: {why}") from error
+    if peer.tls is not None:
+        try:
+            connection = peer.tls.secure(connection, peer.host)
+        except (OSError, ConfigurationError) as error:
+            connection.close()
+            why = in_words(error) if isinstance(error, OSError) else str(error)
+            raise PeerUnavailable(f"{_name(peer)} cannot be reached over TLS: {why}") from error
     return Wire(connection, timeout=peer.timeout, maximum_pdu=MAXIMUM_PDU_BYTES)
 
 

@@ -1,21 +1,20 @@
-"""The listener: Storage SCP, C-ECHO and receiver of storage-commitment reports on one port."""
+"""Storage SCP, C-ECHO and receiver of storage-commitment reports, on a plain port and on one with TLS."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import socketserver
-import sys
-import threading
-from collections.abc import Callable
-from typing import Any
+import ssl
+from dataclasses import dataclass
 
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node import uids
+from dicom_node import tls, uids
 from dicom_node.association import Acceptor, Reception, Refusal, Seats
+from dicom_node.callers import AllowList, Origin
 from dicom_node.commitment import ReportReception
 from dicom_node.dimse import Command, Field, Operation
+from dicom_node.listener import Connections, Listener, Serve
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import Context, Policy, Terms, supported
 from dicom_node.receive import OnFiled, StoreReception
@@ -26,57 +25,119 @@ from dicom_node.wire import Wire
 
 log = get_logger("server")
 
-_UNNEGOTIATED = 64
-"""Connections above `maximum_associations` that may wait for an answer (a rejection, mostly)."""
+
+@dataclass(frozen=True, kw_only=True)
+class _Access:
+    """What decides who gets in; replaced as a whole. `tls` is None where only the plain port is open."""
+
+    policy: Policy
+    tls: ssl.SSLContext | None
 
 
 class StorageServer:
     """Receives objects and reports from the network; each connection has one thread.
 
     `on_filed` hears of every object that is new to the spool, after it is durable and before its sender
-    is answered; it must not block.
+    is answered; it must not block. Raises `ConfigurationError` where TLS cannot work with its files.
     """
 
     def __init__(self, settings: NodeSettings, spool: Spool, on_filed: OnFiled) -> None:
         node = settings.node
         self._settings = node
+        self._tls = settings.tls
         self._spool = spool
         self._on_filed = on_filed
-        self._policy = Policy(
-            ae_title=node.ae_title.strip(),
-            callers=frozenset(caller.strip() for caller in node.allowed_callers),
-            contexts=_contexts(node.sop_classes, node.set_aside_sop_classes),
-            maximum_pdu=node.maximum_pdu_bytes,
-        )
+        self._contexts = _contexts(node.sop_classes, node.set_aside_sop_classes)
+        self._access = self._read_access(settings)
         self._seats = Seats(node.maximum_associations)
-        self._listener: _Listener | None = None
+        self._connections = Connections(
+            maximum=node.maximum_connections, per_address=node.maximum_connections_per_address
+        )
+        self._listeners: list[Listener] = []
+        self.tls_port: int | None = None
+        """The port with TLS, once it is listened on."""
 
     def start(self) -> int:
-        """Listen; return the port. Raises `OSError` where the address cannot be had."""
+        """Listen; return the plain port, or the one with TLS where that is the only one.
+
+        Raises `OSError` where an address cannot be had.
+        """
         node = self._settings
-        limit = node.maximum_associations + _UNNEGOTIATED
-        self._listener = _Listener(node.host, node.port, limit, self._serve)
-        threading.Thread(target=self._listener.serve_forever, args=(0.1,), name="listener").start()
-        port: int = self._listener.server_address[1]
-        log.info("listening", host=node.host, port=port, ae_title=node.ae_title)
-        return port
+        port = self._listen(node.port, self._serve_plain) if node.plain else None
+        if self._tls.enabled:
+            self.tls_port = self._listen(self._tls.port, self._serve_tls)
+        log.info("listening", host=node.host, port=port, tls_port=self.tls_port, ae_title=node.ae_title)
+        return port or self.tls_port or 0
+
+    def _listen(self, port: int, serve: Serve) -> int:
+        try:
+            listener = Listener(self._settings.host, port, self._connections, serve)
+        except OSError:
+            self.stop()
+            raise
+        self._listeners.append(listener)
+        return listener.start()
+
+    def reload(self, settings: NodeSettings) -> None:
+        """Take up the callers and the files of TLS, for connections that come from now on.
+
+        Raises `ConfigurationError` where they cannot be used; the ones before stay in force.
+        """
+        self._access = self._read_access(settings)
+
+    def _read_access(self, settings: NodeSettings) -> _Access:
+        node = self._settings
+        policy = Policy(
+            ae_title=node.ae_title.strip(),
+            callers=AllowList(settings.node.allowed_callers, settings.node.callers),
+            contexts=self._contexts,
+            maximum_pdu=node.maximum_pdu_bytes,
+        )
+        # Whether there is a port with TLS was decided at the start.
+        return _Access(policy=policy, tls=tls.server_context(settings.tls) if self._tls.enabled else None)
 
     def stop(self) -> None:
         """Stop listening, let what is on its way to the disk end, and close every association."""
-        if self._listener is not None:
-            self._listener.shutdown()
-            self._listener.hang_up()
-            self._listener.server_close()
-            self._listener = None
+        for listener in self._listeners:
+            listener.shutdown()
+        self._connections.hang_up()
+        while self._listeners:
+            self._listeners.pop().server_close()
 
-    def _serve(self, connection: socket.socket, address: str) -> None:
+    def _serve_plain(self, request: socket.socket, address: str) -> None:
+        self._serve(request, Origin(address=address), self._access.policy)
+
+    def _serve_tls(self, request: socket.socket, address: str) -> None:
+        access = self._access
+        if access.tls is None:
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(
+                    access.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+                )
+                self._connections.secured(request, connection)
+                connection.settimeout(self._tls.handshake_timeout)  # for all of the handshake
+                connection.do_handshake()
+            except OSError as error:
+                log.warning("tls_refused", address=address, why=tls.in_words(error))
+                return
+            origin = Origin(address=address, certificate=tls.fingerprint(connection))
+            self._serve(connection, origin, access.policy)
+
+    def _serve(self, connection: socket.socket, origin: Origin, policy: Policy) -> None:
         node = self._settings
-        channel = Wire(connection, timeout=node.network_timeout, maximum_pdu=node.maximum_pdu_bytes)
+        channel = Wire(
+            connection,
+            timeout=node.network_timeout,
+            maximum_pdu=node.maximum_pdu_bytes,
+            lifetime=node.association_timeout,
+        )
 
         def begin(command: Command, context: Context, terms: Terms) -> Reception:
-            return self._begin(command, context, terms, address)
+            return self._begin(command, context, terms, origin.address)
 
-        Acceptor(channel, policy=self._policy, seats=self._seats, begin=begin, address=address).serve()
+        Acceptor(channel, policy=policy, seats=self._seats, begin=begin, origin=origin).serve()
 
     def _begin(self, command: Command, context: Context, terms: Terms, address: str) -> Reception:
         operation = command.number(Field.COMMAND)
@@ -102,46 +163,3 @@ def _contexts(images: tuple[str, ...], others: tuple[str, ...]) -> tuple[Present
         syntaxes = uncompressed if sop_class == uids.COMPREHENSIVE_3D_SR else uids.TRANSFER_SYNTAXES
         contexts.append(supported(sop_class, syntaxes))
     return tuple(contexts)
-
-
-class _Listener(socketserver.ThreadingTCPServer):
-    """Accepts connections and gives each a thread; nothing that a peer does runs in the accept loop."""
-
-    allow_reuse_address = True
-    request_queue_size = 128
-    daemon_threads = False  # server_close waits for them: an object is stored or it is not
-
-    def __init__(
-        self, host: str, port: int, maximum: int, serve: Callable[[socket.socket, str], None]
-    ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._serve = serve
-        self._maximum = maximum
-        self._open: set[socket.socket] = set()
-        self._changing = threading.Lock()
-        super().__init__((host, port), socketserver.BaseRequestHandler)
-
-    def verify_request(self, request: object, client_address: object) -> bool:  # noqa: ARG002
-        """Whether there is room for one more connection."""
-        return len(self._open) < self._maximum
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection, in its own thread."""
-        with self._changing:
-            self._open.add(request)
-        try:
-            self._serve(request, client_address[0])
-        finally:
-            with self._changing:
-                self._open.discard(request)
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        """Log what is a fault of ours; its text may quote a data set, its type cannot."""
-        log.error("connection_failed", error=type(sys.exception()).__name__)
-
-    def hang_up(self) -> None:
-        """Let no connection receive any more; answers that are due can still be sent."""
-        with self._changing:
-            for connection in self._open:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RD)

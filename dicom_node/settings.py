@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,18 +27,36 @@ from pydantic_settings import (
 )
 
 from dicom_node import uids
+from dicom_node.errors import ConfigurationError
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+Fingerprint = Annotated[
+    str,
+    Field(pattern=r"^([0-9A-Fa-f]{2}:?){32}$"),
+    AfterValidator(lambda text: text.replace(":", "").lower()),
+]
+"""SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` prints it or without the colons."""
 
 
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Caller(Section):
+    """Who may send, bound to where it sends from. A title may have several entries; one must fit."""
+
+    ae_title: AETitle
+    """Calling AE title."""
+    addresses: tuple[IPvAnyNetwork, ...] = ()
+    """Addresses or networks (CIDR) that it calls from. Empty: any."""
+    certificate_sha256: Fingerprint | None = None
+    """Fingerprint of the certificate that it must show; it is then refused on the plain port."""
 
 
 class NodeSection(Section):
@@ -42,16 +68,28 @@ class NodeSection(Section):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Port = 11112
     """TCP port; 0 takes a free one."""
+    plain: bool = True
+    """Whether this port is open: it is not encrypted. False leaves the port of [tls] only."""
     allowed_callers: tuple[AETitle, ...] = ()
-    """Calling AE titles that may send. Empty: anyone; else everyone not listed is rejected (1,1,3)."""
+    """Calling AE titles that may send, from anywhere. Without these and `callers`: anyone; else whoever is
+    in neither is rejected (1,1,3)."""
+    callers: tuple[Caller, ...] = ()
+    """Calling AE titles that may send only from certain `addresses`, or only with the certificate whose
+    fingerprint is `certificate_sha256`."""
     maximum_associations: int = Field(default=100, ge=1)
     """Associations at the same time; one more is rejected (2,3,2)."""
+    maximum_connections: int = Field(default=512, ge=1)
+    """Connections at the same time, those without an association included; one more is closed at once."""
+    maximum_connections_per_address: int = Field(default=256, ge=1)
+    """Connections from one address at the same time; one more is closed at once."""
     maximum_pdu_bytes: int = Field(default=262_144, ge=16_384, le=1_048_576)
     """Largest P-DATA PDU that we offer to receive."""
     maximum_object_bytes: int = Field(default=1_073_741_824, ge=1_048_576)
     """Largest data set that is kept; a longer one is answered A700."""
     network_timeout: Seconds = 60.0
     """Seconds without a complete PDU after which an association is aborted."""
+    association_timeout: Seconds = 14_400.0
+    """Seconds after which an association is aborted however busy it is; what was answered stays."""
     sop_classes: tuple[str, ...] = (
         uids.COMPUTED_RADIOGRAPHY,
         uids.DIGITAL_XRAY_FOR_PRESENTATION,
@@ -61,6 +99,31 @@ class NodeSection(Section):
     """Storage SOP classes that may hold a radiograph."""
     set_aside_sop_classes: tuple[str, ...] = (uids.CT_IMAGE, uids.COMPREHENSIVE_3D_SR)
     """Classes accepted so that a router that sends whole studies does not fail; never scored."""
+
+    @model_validator(mode="after")
+    def _a_title_is_bound_or_not(self) -> Self:
+        free = {title.strip() for title in self.allowed_callers}
+        if both := free.intersection(caller.ae_title.strip() for caller in self.callers):
+            raise ValueError(f"{min(both)} is in allowed_callers and in callers; leave it in one of them")
+        return self
+
+
+class TlsSection(Section):
+    """DICOM over TLS (PS3.15 B.12), on a port of its own; both sides show a certificate."""
+
+    enabled: bool = False
+    """Whether the port is open."""
+    port: Port = 2762
+    """TCP port; 0 takes a free one."""
+    certificate: Path = Path("tls/node.pem")
+    """Our certificate, and after it what leads to the authority (PEM). Changes of these files, of
+    `allowed_callers` and of `callers` are taken up within seconds, or at once after SIGHUP."""
+    key: Path = Path("tls/node.key")
+    """Its private key (PEM), without a password; 0600."""
+    authorities: Path = Path("tls/authorities.pem")
+    """Certificates of those whose signature is accepted on a peer's certificate (PEM)."""
+    handshake_timeout: Seconds = 10.0
+    """Seconds that the handshake of a peer may take."""
 
 
 class SpoolSection(Section):
@@ -113,6 +176,7 @@ class NodeSettings(BaseSettings):
     )
 
     node: NodeSection = NodeSection()
+    tls: TlsSection = TlsSection()
     spool: SpoolSection = SpoolSection()
     assembly: AssemblySection = AssemblySection()
     queue: QueueSection = QueueSection()
@@ -134,6 +198,33 @@ class NodeSettings(BaseSettings):
             raise FileNotFoundError(f"there is no file {path}")
         file = TomlConfigSettingsSource(settings_cls, toml_file=path)
         return init_settings, env_settings, file
+
+    @model_validator(mode="after")
+    def _a_port_is_open(self) -> Self:
+        if not self.node.plain and not self.tls.enabled:
+            raise ValueError("no port is open; set node.plain or tls.enabled")
+        return self
+
+
+Kind = TypeVar("Kind", bound=NodeSettings)
+
+
+def read_settings(kind: type[Kind]) -> Kind:
+    """Read the file and the environment; raise ConfigurationError with one sentence if they cannot work."""
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"The setting {where or 'file'} cannot be used: {first['msg']}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The settings file cannot be read: {error}.") from None
+
+
+def settings_file() -> Path | None:
+    """The file that this process reads its settings from."""
+    path = os.environ.get(CONFIGURATION_FILE)
+    return Path(path) if path else None
 
 
 def use_file(path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Iterator
 from enum import IntEnum, IntFlag
 from struct import Struct
 
+from dicom_node import tls
 from dicom_node.errors import CovarianceError, Retryable
 
 PDU_HEADER = Struct(">BxL")  # type, length of what follows
 PDV_HEADER = Struct(">LBB")  # length of what follows, presentation context, control
 MAXIMUM_ASSOCIATE_BYTES = 131_072  # 128 contexts of every transfer syntax fit in half of it
 BUFFER_BYTES = 1_048_576
+_SMALL_BUFFER_BYTES = 16_384
 ARTIM_SECONDS = 5.0  # PS3.8 9.1.4
 
 
@@ -56,23 +59,35 @@ class Wire:
 
     `timeout` is in seconds: a PDU that is not complete that long after the one before it is a lost
     connection, so that a peer which sends a byte now and then cannot hold a thread for ever.
+    `lifetime`, in seconds too, ends a connection in the same way however busy it is.
     `maximum_pdu` is what we offered: a longer P-DATA PDU is a protocol error, before any of it is kept.
     """
 
-    def __init__(self, connection: socket.socket, *, timeout: float, maximum_pdu: int) -> None:
+    def __init__(
+        self, connection: socket.socket, *, timeout: float, maximum_pdu: int, lifetime: float = math.inf
+    ) -> None:
         self.connection = connection
         self.timeout = timeout
         self.maximum_pdu = maximum_pdu
         # Debian's peers write header and body apart; with Nagle on, each response stalls 40 ms.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(timeout)
+        connection.settimeout(min(timeout, lifetime))
+        self._end_of_life = time.monotonic() + lifetime
         self._deadline = 0.0
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        # Small, until somebody is known: thousands of bytes for a connection that says nothing, no million.
+        self._buffer = memoryview(bytearray(_SMALL_BUFFER_BYTES))
         self._start = self._end = 0
+
+    def expect_data_sets(self) -> None:
+        """Read in large pieces from now on."""
+        rest = self._buffer[self._start : self._end]
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffer[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
 
     def read_header(self) -> tuple[PduType, int]:
         """Read the header of the next PDU: its type, and how many bytes of it follow."""
-        self._deadline = time.monotonic() + self.timeout
+        self._deadline = min(time.monotonic() + self.timeout, self._end_of_life)
         kind, length = PDU_HEADER.unpack(self.take(PDU_HEADER.size))
         if not PduType.ASSOCIATE_RQ <= kind <= PduType.ABORT:
             raise ProtocolError(f"PDU type {kind} does not exist")
@@ -121,11 +136,12 @@ class Wire:
         try:
             count = self.connection.recv_into(self._buffer)
         except OSError as error:
-            raise ConnectionLost(f"the connection failed: {type(error).__name__}") from error
+            raise ConnectionLost(tls.in_words(error)) from error
         if count == 0:
             raise ConnectionLost("the peer closed the connection")
-        if time.monotonic() > self._deadline:
-            raise ConnectionLost("the peer did not complete a PDU in time")
+        if (now := time.monotonic()) > self._deadline:
+            over = now > self._end_of_life
+            raise ConnectionLost(f"the {'association' if over else 'PDU'} was not complete in time")
         self._start, self._end = 0, count
 
     def send(self, *pieces: bytes | memoryview) -> None:
@@ -133,7 +149,7 @@ class Wire:
         try:
             self.connection.sendall(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         except OSError as error:
-            raise ConnectionLost(f"the connection failed: {type(error).__name__}") from error
+            raise ConnectionLost(tls.in_words(error)) from error
 
     def await_close(self) -> None:
         """Wait a little for the peer to close first: a close of ours could overtake our last PDU."""

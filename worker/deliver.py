@@ -72,6 +72,7 @@ class Deliverer:
             port=destination.port,
             calling_ae=settings.node.ae_title,
             timeout=settings.delivery.timeout,
+            tls=destination.tls.as_client() if destination.tls else None,
         )
         self._clock = clock
         # A query service that is away must not keep results from the archive beside it.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from dicom_node.errors import ConfigurationError
-from dicom_node.settings import AETitle, NodeSettings, Port, Seconds, Section
+from dicom_node.settings import AETitle, NodeSettings, Port, Seconds, Section, read_settings
+from dicom_node.tls import ClientTls
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "densenet121-covid"
 
@@ -76,6 +76,25 @@ class ReportSection(Section):
     """Modality of the heatmap series."""
 
 
+class DestinationTls(Section):
+    """How a destination is reached over TLS. Its files are read for every association."""
+
+    authorities: Path
+    """Certificates of those whose signature is accepted on the certificate of the destination (PEM)."""
+    certificate: Path | None = None
+    """Our certificate, where the destination asks for one (PEM)."""
+    key: Path | None = None
+    """Its private key (PEM), where it is not in the same file."""
+    check_name: bool = True
+    """Whether the certificate must be that of `server_name`."""
+    server_name: str | None = None
+    """Name in the certificate of the destination, where it is not `host`."""
+
+    def as_client(self) -> ClientTls:
+        """The same for the wire."""
+        return ClientTls(**dict(self))
+
+
 class Destination(Section):
     """A PACS that results are sent to."""
 
@@ -91,6 +110,8 @@ class Destination(Section):
     """How a stored object is proven: storage commitment, a C-FIND at image level, or not at all."""
     commitment_timeout: Seconds = 60.0
     """Seconds after which an unanswered commitment request is made again; doubled each time, to an hour."""
+    tls: DestinationTls | None = None
+    """Reach it over TLS. `server_name` is the name in its certificate, where that is not `host`."""
 
 
 class DeliverySection(Section):
@@ -135,12 +156,5 @@ class Settings(NodeSettings):
 
 
 def load_settings() -> Settings:
-    """Read the file and the environment; raise ConfigurationError with one sentence if they cannot work."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"The setting {where or 'file'} cannot be used: {first['msg']}.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"The settings file cannot be read: {error}.") from None
+    """Read everything; raise ConfigurationError with one sentence if it cannot work."""
+    return read_settings(Settings)

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from deploy.configuration import effective, example_file
 from dicom_node.settings import CONFIGURATION_FILE
-from worker.settings import Destination, Settings
+from tests.dicom_node.certificates import Authority
+from worker.settings import Destination, DestinationTls, Settings
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "covariance.toml"
 
@@ -64,6 +65,18 @@ def test_settings_in_force_are_toml_that_reads_back(read):
     shown = tomllib.loads(effective(settings))
     assert shown["node"]["port"] == 104
     assert shown["destinations"][0]["ae_title"] == "A"
+
+
+def test_tables_within_tables_read_back(read):
+    """Bound callers and the TLS of a destination are shown as TOML that means the same."""
+    text = (
+        '[node]\ncallers = [{ ae_title = "CT1", addresses = ["10.0.0.5", "10.1.0.0/16"] }]\n'
+        '[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\ntls={ authorities = "ca.pem" }\n'
+    )
+    settings = read(text)
+    assert settings.destinations[0].tls == DestinationTls(authorities=Path("ca.pem"))
+    shown = read(effective(settings))
+    assert (shown.node, shown.destinations) == (settings.node, settings.destinations)
 
 
 def test_the_hash_key_is_not_shown(read):
@@ -126,6 +139,16 @@ def test_check_says_what_is_there(invoke, tmp_path):
         ('[spool]\npath = "/etc/hostname/spool"\n', "spool.path"),
         ('[database]\nurl = "mysql://h/d"\n', "database.url"),
         ('[[destinations]]\nname = "a"\n', "destinations.0"),
+        ("[tls]\nenabled = true\n", "tls/authorities.pem"),
+        ("[node]\nplain = false\n", "no port is open"),
+        (
+            '[node]\ncallers = [{ ae_title = "A", addresses = ["10.0.0.5/8"] }]\n',
+            "node.callers.0.addresses.0",
+        ),
+        (
+            '[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\ntls={authorities="nobody.pem"}\n',
+            "nobody.pem",
+        ),
     ],
 )
 def test_check_says_what_cannot_work(invoke, tmp_path, text, names):
@@ -136,6 +159,17 @@ def test_check_says_what_cannot_work(invoke, tmp_path, text, names):
     assert done.exit_code == 2
     assert names in done.output
     assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_check_confirms_tls(invoke, tmp_path):
+    """Certificates that can be used are confirmed."""
+    files = Authority(tmp_path).issue().files
+    file = tmp_path / "my.toml"
+    lines = [f'{name} = "{path}"' for name, path in files.items()]
+    file.write_text("\n".join(["[tls]", "enabled = true", *lines]))
+    done = invoke("config", "check", file)
+    assert done.exit_code == 0, done.output
+    assert "port 2762" in done.stdout
 
 
 def test_check_connect_says_that_a_peer_is_away(invoke, tmp_path):

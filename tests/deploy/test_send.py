@@ -6,6 +6,10 @@ import pytest
 from pydicom import dcmwrite
 
 from deploy.pacs import StandInPacs
+from dicom_node.server import StorageServer
+from dicom_node.settings import NodeSettings
+from dicom_node.spool import Spool
+from tests.dicom_node.certificates import Authority
 from worker.phantom import phantom_dataset
 
 
@@ -35,6 +39,25 @@ def test_a_folder_is_sent(invoke, films, pacs):
     assert done.exit_code == 0, done.output
     assert len(pacs.held()) == 2
     assert "2 of 2 stored at STANDIN" in done.stderr
+
+
+def test_a_folder_is_sent_over_tls(invoke, films, tmp_path):
+    """With our certificate and the peer's authority the files go over TLS."""
+    authority = Authority(tmp_path)
+    ours = authority.issue()
+    spool = Spool(tmp_path / "spool", minimum_free_bytes=0)
+    spool.prepare()
+    settings = NodeSettings(
+        node={"plain": False}, tls={"enabled": True, "port": 0, **authority.issue().files}
+    )
+    filed = []
+    server = StorageServer(settings, spool, filed.append)
+    port = server.start()
+    options = ["--tls", ours.authorities, "--certificate", ours.certificate, "--key", ours.key]
+    done = invoke("send", films, "--to", f"127.0.0.1:{port}/COVARIANCE", *options)
+    server.stop()
+    assert done.exit_code == 0, done.output
+    assert len(filed) == 2
 
 
 def test_a_refusal_is_told_by_file(invoke, films, pacs):

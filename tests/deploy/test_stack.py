@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -53,6 +54,20 @@ def test_ready_is_said_once_when_all_serve(supervise, eventually):
     eventually(lambda: "all ready" in said(), what="the stack is ready")
     assert pid_of("two", said()), "the slow program had not started"
     assert said().count("all ready") == 1
+
+
+def test_a_supervisor_of_many_descriptors_serves(start, tmp_path, eventually):
+    """With more than 1024 files open it still hears that a program serves."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("the hard limit of open files is under 2048")
+    full = f"""
+    import os, resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, ({max(soft, 2048)}, {hard}))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    """
+    start(sys.executable, "-c", textwrap.dedent(full + SUPERVISOR), f"one={SERVE}")
+    eventually(lambda: "all ready" in (tmp_path / "output").read_text(), what="the stack is ready")
 
 
 def test_a_program_that_dies_is_started_again(supervise, eventually):

@@ -22,6 +22,7 @@ from dicom_node.requestor import Peer, Requestor
 from dicom_node.server import StorageServer
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Arrival, Spool, SpooledInstance
+from dicom_node.tls import ClientTls
 
 CR_EXPLICIT = (uids.COMPUTED_RADIOGRAPHY, uids.EXPLICIT_VR_LITTLE_ENDIAN)
 
@@ -143,10 +144,15 @@ class Listening:
             association.release()
 
     def requestor(
-        self, *contexts: tuple[str, str], calling: str = "MODALITY", called: str = "COVARIANCE"
+        self,
+        *contexts: tuple[str, str],
+        calling: str = "MODALITY",
+        called: str = "COVARIANCE",
+        tls: ClientTls | None = None,
     ) -> Requestor:
         """An association of our own requestor to the node, which sends whatever it is told to."""
-        peer = Peer(ae_title=called, host="127.0.0.1", port=self.port, calling_ae=calling, timeout=20.0)
+        port = self.port if tls is None else self.server.tls_port
+        peer = Peer(ae_title=called, host="127.0.0.1", port=port, calling_ae=calling, timeout=20.0, tls=tls)
         return Requestor(peer, [(abstract, [syntax]) for abstract, syntax in contexts or [CR_EXPLICIT]])
 
     def answers_echo(self) -> bool:

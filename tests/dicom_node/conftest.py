@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,18 @@ from dicom_node.server import StorageServer
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool, SpooledInstance
 from tests.dicom_node.build import Listening, eventually
+from tests.dicom_node.certificates import Authority
 
 
 @pytest.fixture
 def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
-    """`listen(minimum_free_bytes=0, **node_settings)` starts a node; all are stopped at the end."""
+    """`listen(minimum_free_bytes=0, tls={}, **node_settings)` starts a node; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, minimum_free_bytes: int = 0, **node: object) -> Listening:
-            settings = NodeSettings(node={"port": 0, "network_timeout": 20.0, **node})
+        def start(
+            *, minimum_free_bytes: int = 0, tls: Mapping[str, object] | None = None, **node: object
+        ) -> Listening:
+            settings = NodeSettings(node={"port": 0, "network_timeout": 20.0, **node}, tls=tls or {})
             spool = Spool(tmp_path / "spool", minimum_free_bytes=minimum_free_bytes)
             spool.prepare()
             filed: list[SpooledInstance] = []
@@ -32,6 +35,12 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
             return Listening(server=server, spool=spool, port=port, settings=settings, filed=filed)
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Whoever signs the certificates of the hospital."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -123,6 +124,21 @@ def test_everything_is_on_the_disk_before_the_answer(
     assert "write" in names[:begin]
     # The directory of the study is new, so its parent is synchronised before it.
     assert names[begin : begin + 6] == ["pwrite64", "fsync", "fdatasync", "rename", "fsync", "sendto"]
+
+
+def test_a_node_without_descriptors_recovers(
+    run: Callable[..., tuple[subprocess.Popen[str], int]], program: Callable[[str], str]
+) -> None:
+    """When no file can be opened any more connections wait; as soon as some are closed, a film is stored."""
+    process, port = run(program("prlimit"), "--nofile=48:48")
+    peers = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(100)]
+    while "connection_not_accepted" not in process.stderr.readline():
+        pass
+    for peer in peers:
+        peer.close()
+    # A thread that reads on, so that the log does not fill its pipe.
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    assert store(port) == 0
 
 
 def test_rings_once_for_a_study(tmp_path: Path, broker: str) -> None:

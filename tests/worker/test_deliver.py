@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import Counter
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from deploy.pacs import StandInPacs
 from dicom_node import uids
 from dicom_node.server import StorageServer
 from tests.dicom_node.build import data_set_bytes, eventually
+from tests.dicom_node.certificates import Authority
 from tests.worker.build import settings_in, written
 from worker.deliver import Deliverer, backoff
 from worker.ledger import DeliveryState, open_ledger
@@ -49,8 +51,9 @@ def free_port():
 def deliverer(tmp_path, ledger, clock):
     """`deliverer(port, verify=...)` serves the destination `pacs`."""
 
-    def make(port, *, verify="none"):
+    def make(port, *, verify="none", **more):
         pacs = {"name": "pacs", "ae_title": "STANDIN", "host": "127.0.0.1", "port": port, "verify": verify}
+        pacs |= more
         settings = settings_in(tmp_path, destinations=[pacs])
         return Deliverer(settings.destinations[0], settings=settings, ledger=ledger, clock=clock)
 
@@ -77,6 +80,30 @@ def test_pause_doubles_to_its_cap():
     settings = DeliverySection(backoff_first=1.0, backoff_cap=60.0)
     for attempts, seconds in ((0, 1), (1, 2), (5, 32), (6, 60), (10_000, 60)):
         assert 0.75 <= backoff(attempts, settings) / timedelta(seconds=seconds) <= 1.25
+
+
+def test_a_destination_is_reached_over_tls(ledger, spool, deliverer, tmp_path, clock):
+    """Where the settings say so, results go over TLS; while it cannot be trusted they wait."""
+    authority, stranger = Authority(tmp_path), Authority(tmp_path / "spool")
+    ours, theirs = authority.issue(), authority.issue()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(theirs.certificate, theirs.key)
+    context.load_verify_locations(theirs.authorities)
+    entity, stored = AE("STANDIN"), []
+    for sop_class in (uids.SECONDARY_CAPTURE, uids.COMPREHENSIVE_3D_SR):
+        entity.add_supported_context(sop_class, uids.EXPLICIT_VR_LITTLE_ENDIAN)
+    keep = (evt.EVT_C_STORE, lambda event: stored.append(event.assoc) or 0)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[keep], ssl_context=context)
+    written(ledger, spool, STUDY)
+    port = server.socket.getsockname()[1]
+    deliverer(port, tls=ours.files | {"authorities": stranger.file}).step()
+    assert states(ledger) == [DeliveryState.DUE] * 2
+    clock.pass_by(PAST_ANY_PAUSE)
+    deliverer(port, tls=ours.files).step()
+    server.shutdown()
+    assert states(ledger) == [DeliveryState.STORED] * 2
+    assert len(stored) == 2
 
 
 def test_stored_is_the_end_where_no_proof_is_asked(ledger, spool, pacs, deliverer):

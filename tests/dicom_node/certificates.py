@@ -1,0 +1,67 @@
+"""Certificates for tests, made by trustme."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trustme
+
+from dicom_node.tls import ClientTls
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate with its key, and the authority that its owner trusts, as files."""
+
+    certificate: Path
+    key: Path
+    authorities: Path
+
+    @property
+    def fingerprint(self) -> str:
+        der = ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
+        return hashlib.sha256(der).hexdigest()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        return {"certificate": self.certificate, "key": self.key, "authorities": self.authorities}
+
+    @property
+    def client(self) -> ClientTls:
+        return ClientTls(**self.files)
+
+    @property
+    def for_dcmtk(self) -> list[str]:
+        """Options of DCMTK's programs: TLS, shown with this certificate."""
+        return ["+tls", str(self.key), str(self.certificate), "+cf", str(self.authorities)]
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, folder: Path) -> None:
+        self._authority = trustme.CA()
+        self._folder = folder
+        self._count = 0
+        self.file = folder / "authority.pem"
+        self._authority.cert_pem.write_to_path(self.file)
+
+    def issue(self, name: str = "127.0.0.1", *, expired: bool = False) -> Identity:
+        """A certificate for a host."""
+        dates = {"not_before": PAST, "not_after": PAST.replace(year=2021)} if expired else {}
+        made = self._authority.issue_cert(name, **dates)
+        self._count += 1
+        identity = Identity(
+            certificate=self._folder / f"{self._count}.pem",
+            key=self._folder / f"{self._count}.key",
+            authorities=self.file,
+        )
+        identity.certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+        made.private_key_pem.write_to_path(identity.key)
+        return identity
