@@ -183,7 +183,7 @@ class Bomb:
     def __reduce__(self):
         return open, ("{mark}", "w")
 bomb = pickle.dumps(Bomb())
-header = b'{{"kind": "rejected", "sop_instance_uid": "{sop}", "reason": "UNREADABLE", "sentence": "%b"}}'
+header = b'{{"kind": "rejected", "sop_instance_uid": "{sop}", "reason": "UNREADABLE", "sentence": "%b"}}\\n'
 answer = {answer}
 end.sendall(len(answer).to_bytes(4, "big") + answer)
 end.recv(1)
