@@ -2,15 +2,20 @@
 
 Syslog answers nothing: what lies in a socket when the server dies is lost without a word. So each batch
 has a connection of its own, which ends with TLS's close_notify and waits for the server's end of it. The
-server's kernel resets a connection whose bytes the server has not read; a server that ends it in peace has
-read all of them.
+server's kernel resets a connection whose bytes the server has not read; when it ends in peace and all our
+bytes are acknowledged, the server has read them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import ssl
+import sys
+import termios
+import time
 from collections.abc import Iterable
 
 from dicom_node.errors import ConfigurationError, Retryable
@@ -18,6 +23,7 @@ from worker.settings import AuditSection
 
 _PRIORITY = 10 * 8 + 5  # security and authorization, normal but significant (PS3.15 A.6)
 _MESSAGE_ID = "DICOM+RFC3881"
+_ACKNOWLEDGED_SECONDS = 5.0
 
 
 def frame(message: bytes, *, at: str, host: str) -> bytes:
@@ -76,8 +82,20 @@ class SyslogServer:
 
 
 def _await_end(secure: ssl.SSLSocket) -> None:
-    try:
+    """Say that we are done, and wait until the server's end of the connection proves that it read all."""
+    # rsyslog closes without a close_notify of its own.
+    with contextlib.suppress(ssl.SSLEOFError):
         secure.unwrap()
-    except ssl.SSLEOFError:
-        # rsyslog closes without a close_notify of its own. A reset would be another error.
-        return
+    # A server that refused us may have closed before our bytes came: then they are not acknowledged.
+    deadline = time.monotonic() + _ACKNOWLEDGED_SECONDS
+    while _unacknowledged(secure):
+        if error := secure.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error))
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.001)
+
+
+def _unacknowledged(end: socket.socket) -> int:
+    # SIOCOUTQ of tcp(7): bytes that the other kernel has not confirmed.
+    return int.from_bytes(fcntl.ioctl(end, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
