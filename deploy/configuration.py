@@ -126,9 +126,10 @@ def check_settings(*, connect: bool) -> int:
 
 
 def _bundle(settings: Settings) -> str:
-    manifest = Bundle(settings.worker.bundle).manifest
-    point = manifest.operating_point
-    return f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
+    bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    manifest, point = bundle.manifest, bundle.manifest.operating_point
+    shown = f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
+    return f"{shown}, bundle_sha256 {bundle.sha256}"
 
 
 def _place(path: Path, setting: str) -> str:

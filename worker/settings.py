@@ -28,6 +28,8 @@ class WorkerSection(Section):
 
     bundle: Path = DEFAULT_BUNDLE
     """Directory of the model bundle (`model.onnx`, `manifest.json`, golden cases)."""
+    bundle_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the bundle's `manifest.json`, which names the digests of all its other files; empty: any."""
     engine: Literal["openvino"] = "openvino"
     """Inference engine."""
     engine_threads: int = Field(default=0, ge=0)
