@@ -24,6 +24,7 @@ from dicom_node.store_scu import Peer, echo
 from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
+from worker.syslog import SyslogServer
 
 _PASSWORD = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
 """Up to the last @: whoever wrote the URL may not have escaped the password, whatever is in it."""
@@ -109,6 +110,8 @@ def check_settings(*, connect: bool) -> int:
         ("database", lambda: _database(settings, connect=connect)),
         ("broker", lambda: _broker(settings, connect=connect)),
     ]
+    if settings.audit.syslog_host:
+        checks.append(("syslog", lambda: _syslog(settings)))
     checks += [
         (f"destination {one.name}", partial(_destination, settings, one, connect=connect))
         for one in settings.destinations
@@ -158,6 +161,11 @@ def _broker(settings: Settings, *, connect: bool) -> str:
     if connect and Dispatcher(settings).depth() is None:
         raise Retryable(f"{shown} does not answer: studies wait in the spool until it does.")
     return shown
+
+
+def _syslog(settings: Settings) -> str:
+    SyslogServer(settings.audit)
+    return f"{settings.audit.syslog_host}:{settings.audit.syslog_port}, certificates can be read"
 
 
 def _destination(settings: Settings, destination: Destination, *, connect: bool) -> str:

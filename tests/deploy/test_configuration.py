@@ -126,6 +126,11 @@ def test_check_says_what_is_there(invoke, tmp_path):
         ('[spool]\npath = "/etc/hostname/spool"\n', "spool.path"),
         ('[database]\nurl = "mysql://h/d"\n', "database.url"),
         ('[[destinations]]\nname = "a"\n', "destinations.0"),
+        (
+            '[audit]\nsyslog_host = "h"\nsyslog_authorities = "nowhere.pem"\n',
+            "A certificate or key of [audit]",
+        ),
+        ('[worker]\nbundle_sha256 = "short"\n', "worker.bundle_sha256"),
     ],
 )
 def test_check_says_what_cannot_work(invoke, tmp_path, text, names):
