@@ -27,6 +27,7 @@ from dicom_node.tls import server_context
 from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
+from worker.syslog import SyslogServer
 
 _PASSWORD = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
 """Up to the last @: whoever wrote the URL may not have escaped the password, whatever is in it."""
@@ -132,6 +133,8 @@ def check_settings(*, connect: bool) -> int:
         ("database", lambda: _database(settings, connect=connect)),
         ("broker", lambda: _broker(settings, connect=connect)),
     ]
+    if settings.audit.syslog_host:
+        checks.append(("syslog", lambda: _syslog(settings)))
     checks += [
         (f"destination {one.name}", partial(_destination, settings, one, connect=connect))
         for one in settings.destinations
@@ -149,9 +152,10 @@ def check_settings(*, connect: bool) -> int:
 
 
 def _bundle(settings: Settings) -> str:
-    manifest = Bundle(settings.worker.bundle).manifest
-    point = manifest.operating_point
-    return f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
+    bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    manifest, point = bundle.manifest, bundle.manifest.operating_point
+    shown = f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
+    return f"{shown}, bundle_sha256 {bundle.sha256}"
 
 
 def _tls(settings: Settings) -> str:
@@ -187,6 +191,11 @@ def _broker(settings: Settings, *, connect: bool) -> str:
     if connect and Dispatcher(settings).depth() is None:
         raise Retryable(f"{shown} does not answer: studies wait in the spool until it does.")
     return shown
+
+
+def _syslog(settings: Settings) -> str:
+    SyslogServer(settings.audit)
+    return f"{settings.audit.syslog_host}:{settings.audit.syslog_port}, certificates can be read"
 
 
 def _destination(settings: Settings, destination: Destination, *, connect: bool) -> str:

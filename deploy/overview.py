@@ -16,10 +16,10 @@ from rich.tree import Tree
 
 from deploy import broker
 from dicom_node.dispatch import Dispatcher
-from dicom_node.errors import ConfigurationError, CovarianceError
+from dicom_node.errors import CovarianceError
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool
-from worker.ledger import ChainHead, Ledger, StudyRecord, open_ledger
+from worker.ledger import Ledger, StudyRecord, open_ledger
 from worker.settings import Settings
 
 _STYLES = {
@@ -208,27 +208,6 @@ def _why(reason: str | None, sentence: str | None) -> str:
 
 def _time(at: datetime | None) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
-
-
-def verify_audit(settings: Settings, expect: str | None) -> int:
-    """Verify the chain, say what was found, and return the exit code."""
-    expected = _head(expect) if expect else None
-    console = Console(highlight=False, soft_wrap=True)
-    with open_ledger(settings, migrate=False) as ledger, console.status("Walking the chain") as spinner:
-        found = ledger.verify(
-            expected=expected, progress=lambda events: spinner.update(f"Walking the chain: {events} events")
-        )
-    console.print(found.sentence, style="green" if found.ok else "bold red")
-    if found.ok:
-        console.print(f"Keep this head elsewhere: --expect {found.head.events}:{found.head.hash}")
-    return 0 if found.ok else 1
-
-
-def _head(text: str) -> ChainHead:
-    events, _, digest = text.partition(":")
-    if not events.isdigit() or not digest:
-        raise ConfigurationError("--expect takes EVENTS:HASH as `audit verify` prints it.")
-    return ChainHead(events=int(events), hash=digest)
 
 
 def _plain(value: object) -> str:

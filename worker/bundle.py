@@ -82,8 +82,13 @@ class Manifest(_Part):
 class Bundle:
     """A bundle on disk whose digests were all checked."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, pinned: str = "") -> None:
         """Open and verify.
+
+        Args:
+            directory: where the bundle is.
+            pinned: SHA-256 that its manifest must have; with it nobody can exchange model and manifest
+                together. Empty: any manifest will do.
 
         Raises:
             ConfigurationError: a file is missing or altered, or the bundle needs another recipe.
@@ -91,7 +96,13 @@ class Bundle:
         self.directory = directory
         path = directory / "manifest.json"
         try:
-            self.manifest = Manifest.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            self.sha256 = hashlib.sha256(content).hexdigest()
+            if pinned not in ("", self.sha256):
+                raise ConfigurationError(
+                    f"The manifest {path} is not the one that worker.bundle_sha256 names."
+                )
+            self.manifest = Manifest.model_validate_json(content)
         except OSError:
             raise ConfigurationError(f"No model bundle at {directory}: {path.name} cannot be read.") from None
         except ValidationError as error:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from dicom_node.errors import Reason
 from dicom_node.uids import derive_uid
 
+LONGEST_DISPLAY = 1024
+"""Pixels on the long side of a film as people see it."""
+
 
 class Verdict(StrEnum):
     """Whether an image is analysed."""
@@ -41,7 +44,7 @@ class Film:
     input_HW: NDArray[np.uint8]
     """The network's input after the recipe, `(size, size)`."""
     display_HW: NDArray[np.uint8]
-    """For people: window applied, aspect kept, long side at most 1024 pixels."""
+    """For people: window applied, aspect kept, long side at most `LONGEST_DISPLAY` pixels."""
     rows: int
     columns: int
     bits_stored: int

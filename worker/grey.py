@@ -16,10 +16,10 @@ from pydicom.dataset import Dataset
 
 from dicom_node.errors import Permanent, Reason
 from worker.attributes import integer, items, numbers, text, value_of
+from worker.findings import LONGEST_DISPLAY
 from worker.pixels import PixelFormat
 
 _FULL = 65535
-_LONG_SIDE = 1024
 _FEWEST_LEVELS = 8
 """Between the 0.5th and 99.5th percentile; a film with fewer shows nothing."""
 _SMALLEST_SPREAD = 1 / 64
@@ -75,12 +75,12 @@ def to_display(grey_HW: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Shrink to at most 1024 pixels on the long side, 8 bits."""
     rows, columns = grey_HW.shape
     small = grey_HW
-    while max(small.shape) >= 2 * _LONG_SIDE:
+    while max(small.shape) >= 2 * LONGEST_DISPLAY:
         # Means of two by two are ten times cheaper than a mean over fractions of pixels.
         half = small.shape[0] // 2, small.shape[1] // 2
         even = small[: 2 * half[0], : 2 * half[1]]
         small = np.asarray(cv2.resize(even, half[::-1], interpolation=cv2.INTER_AREA), np.uint16)
-    scale = _LONG_SIDE / max(rows, columns)
+    scale = LONGEST_DISPLAY / max(rows, columns)
     if scale < 1:
         size = max(round(columns * scale), 1), max(round(rows * scale), 1)
         small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.uint16)

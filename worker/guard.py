@@ -1,7 +1,8 @@
 """Decoding in guarded child processes: a bomb, a hang or a crash costs one image, not the worker.
 
-The children are the parallelism too. They start once, take one file at a time over a pipe of their
-own, and end with it: when the worker goes, however it goes, the pipe closes.
+The children are the parallelism too. They start once, take one file at a time over a socket of their
+own, and end with it: when the worker goes, however it goes, the socket closes. What a child says is
+checked as data (`worker.answers`): the film that it reads may have taken it over.
 """
 
 from __future__ import annotations
@@ -10,36 +11,43 @@ import logging
 import queue
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Self
+
+from pydantic import BaseModel, ConfigDict
 
 from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
 from dicom_node.memory import keep_buffers
 from dicom_node.spool import SpooledInstance
+from worker.answers import LONGEST_ANSWER, Answer, AnswerError, decode_answer, encode_answer
 from worker.findings import Reading, Rejected
+from worker.frames import FrameError, receive_frame, send_frame
 from worker.settings import EligibilitySection, Settings
 
 log = get_logger("guard")
 
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 5.0
+_LONGEST_REQUEST = 65_536
+_COMMAND = (sys.executable, "-m", __name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
+class _Limits(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
     memory_bytes: int
     seconds: float
     eligibility: EligibilitySection
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Request:
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
     path: Path
     sop_instance_uid: str
     sha256: str
@@ -50,7 +58,7 @@ class _HungError(Exception):
 
 
 class _DiedError(Exception):
-    """The child ended instead of answering."""
+    """The child ended instead of answering, or answered what no sound child does."""
 
 
 class _Child:
@@ -58,10 +66,10 @@ class _Child:
 
     def __init__(self, limits: _Limits) -> None:
         self._limits = limits
-        self._pipe, theirs = Pipe()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [*_COMMAND, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -74,27 +82,30 @@ class _Child:
         """Have one file read. Raises Retryable; _HungError or _DiedError, and the child is of no use."""
         try:
             if not self._ready:
-                self._pipe.send(self._limits)
-                self._answer(_START_SECONDS)
+                self._tell(self._limits)
+                self._hear(_START_SECONDS)
                 self._ready = True
-            self._pipe.send(request)
-            answer = self._answer(self._limits.seconds)
-        except (EOFError, OSError):
+            self._tell(request)
+            answer = decode_answer(self._hear(self._limits.seconds))
+        except TimeoutError:
+            raise _HungError from None
+        except (EOFError, OSError, FrameError, AnswerError):
             raise _DiedError from None
         if isinstance(answer, Retryable):
             raise answer
-        if not isinstance(answer, Reading | Rejected):
+        if answer.sop_instance_uid != request.sop_instance_uid:
             raise _DiedError
         return answer
 
-    def _answer(self, seconds: float) -> object:
-        if not self._pipe.poll(seconds):
-            raise _HungError
-        return self._pipe.recv()
+    def _tell(self, message: BaseModel) -> None:
+        send_frame(self._socket, message.model_dump_json().encode())
+
+    def _hear(self, seconds: float) -> memoryview:
+        return receive_frame(self._socket, longest=LONGEST_ANSWER, seconds=seconds)
 
     def end(self, *, at_once: bool) -> None:
-        """Close the pipe, at which the child exits; kill it when it does not."""
-        self._pipe.close()
+        """Close the socket, at which the child exits; kill it when it does not."""
+        self._socket.close()
         try:
             self.process.wait(0 if at_once else _GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -174,9 +185,9 @@ def _rejected(request: _Request, reason: Reason, sentence: str) -> Rejected:
     return Rejected(sop_instance_uid=request.sop_instance_uid, reason=reason, sentence=sentence)
 
 
-def _serve(pipe: Connection) -> None:
-    """The child: read files until the pipe closes."""
-    # The worker decides when this process ends, by the pipe; a service manager signals both.
+def _serve(end: socket.socket) -> None:
+    """The child: read files until the socket closes."""
+    # The worker decides when this process ends, by the socket; a service manager signals both.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     # pydicom quotes values of the data set when it complains.
@@ -189,15 +200,15 @@ def _serve(pipe: Connection) -> None:
 
     cv2.setNumThreads(1)
     keep_buffers()
-    limits: _Limits = pipe.recv()
+    limits = _Limits.model_validate_json(bytes(receive_frame(end, longest=_LONGEST_REQUEST)))
     _limit_memory(limits.memory_bytes)
-    pipe.send(None)
+    send_frame(end)
     while True:
-        request: _Request = pipe.recv()
+        request = _Request.model_validate_json(bytes(receive_frame(end, longest=_LONGEST_REQUEST)))
         # Should the worker die meanwhile, nobody else would end a decoder that hangs in native code.
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
         try:
-            answer: Reading | Rejected | Retryable = read_film(
+            answer: Answer = read_film(
                 request.path,
                 limits.eligibility,
                 sop_instance_uid=request.sop_instance_uid,
@@ -206,7 +217,7 @@ def _serve(pipe: Connection) -> None:
         except Retryable as error:
             answer = error
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send(answer)
+        send_frame(end, *encode_answer(answer))
 
 
 def _limit_memory(budget: int) -> None:
@@ -221,4 +232,4 @@ if __name__ == "__main__":
     import contextlib
 
     with contextlib.suppress(EOFError, OSError):
-        _serve(Connection(int(sys.argv[1])))
+        _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Retryable
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker.audit_export import AuditExport
+from worker.checkpoints import Checkpointer
 from worker.deliver import Deliverer
 from worker.ledger import Ledger, open_ledger
 from worker.reconcile import Reconciler
@@ -20,6 +23,12 @@ log = get_logger("office")
 _LONGEST_PAUSE = 30.0
 _ABANDONED = timedelta(hours=1)
 """Far longer than a worker holds a claim: what is older and not recorded will not be."""
+
+_AUDIT_SECONDS = 1.0
+"""Pause between two looks at what the audit trail has for the outside."""
+
+Loop = tuple[Callable[[], object], float, float]
+"""A step, the pause before it, and the pause after one that had work (`repeat`)."""
 
 
 class Office:
@@ -33,22 +42,39 @@ class Office:
         self._reconciler = Reconciler(
             assembly=settings.assembly, spool=self._spool, ledger=ledger, dispatcher=Dispatcher(settings)
         )
+        self._export = AuditExport(settings, ledger) if settings.audit.syslog_host else None
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
         pauses = self._settings.delivery
-        loops: list[tuple[Callable[[], object], float, float]] = [
+        loops: list[Loop] = [
             (self._reconciler.step, pauses.reconcile_seconds, 0.0),
             (self.take_reports, pauses.poll_seconds, 0.0),
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
             (self.sweep_outbox, _LONGEST_PAUSE, 0.0),
             *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
+            *self._audit_loops(),
         ]
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        if self._export is not None:
+            self._export.stop()
+
+    def _audit_loops(self) -> Iterator[Loop]:
+        audit, export = self._settings.audit, self._export
+        if audit.checkpoints:
+            checkpointer = Checkpointer(
+                Path(audit.checkpoints),
+                self._ledger,
+                seconds=audit.checkpoint_seconds,
+                alarm=export.alarm if export is not None else lambda _: None,
+            )
+            yield checkpointer.step, min(audit.checkpoint_seconds, _AUDIT_SECONDS), 0.0
+        if export is not None:
+            yield export.step, _AUDIT_SECONDS, 0.0
 
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""

@@ -32,7 +32,7 @@ class Scorer:
             ConfigurationError: the bundle or the engine is not fit to serve; the sentence says why.
         """
         self._settings = settings
-        self.bundle = Bundle(settings.worker.bundle)
+        self.bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
         self.engine = open_engine(self.bundle, settings.worker)
         self._decoders = Decoders(settings)
         self._readers = ThreadPoolExecutor(settings.worker.decoders, "read")

@@ -28,6 +28,8 @@ class WorkerSection(Section):
 
     bundle: Path = DEFAULT_BUNDLE
     """Directory of the model bundle (`model.onnx`, `manifest.json`, golden cases)."""
+    bundle_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the bundle's `manifest.json`, which names the digests of all its other files; empty: any."""
     engine: Literal["openvino"] = "openvino"
     """Inference engine."""
     engine_threads: int = Field(default=0, ge=0)
@@ -135,6 +137,27 @@ class DeliverySection(Section):
     """Seconds to wait for an association, a response or a write."""
 
 
+class AuditSection(Section):
+    """The audit trail elsewhere: checkpoints of its end, and its events as DICOM audit messages."""
+
+    checkpoints: str = ""
+    """File that the end of the audit trail is noted in, best on a disk of another machine; empty: none."""
+    checkpoint_seconds: Seconds = 300.0
+    """Pause between two checkpoints. None is written while nothing happens."""
+    syslog_host: str = ""
+    """Syslog server that gets DICOM audit messages (PS3.15 A.5), only over TLS (A.6); empty: none."""
+    syslog_port: Port = 6514
+    """Its TCP port."""
+    syslog_authorities: str = ""
+    """PEM file of the authorities that sign its certificate; empty: those that the system trusts."""
+    syslog_certificate: str = ""
+    """PEM file of our own certificate and its chain, when the server asks for one."""
+    syslog_key: str = ""
+    """PEM file of its key; empty: it is in the same file."""
+    syslog_timeout: Seconds = 10.0
+    """Seconds to wait for the server at each step."""
+
+
 class Settings(NodeSettings):
     """Everything, checked."""
 
@@ -145,6 +168,7 @@ class Settings(NodeSettings):
     eligibility: EligibilitySection = EligibilitySection()
     report: ReportSection = ReportSection()
     delivery: DeliverySection = DeliverySection()
+    audit: AuditSection = AuditSection()
     destinations: tuple[Destination, ...] = ()
 
     @model_validator(mode="after")

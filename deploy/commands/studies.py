@@ -1,7 +1,8 @@
-"""`status`, `show`, `retry` and `audit verify`: what was done, and what people may do about it."""
+"""`status`, `show`, `retry` and `audit`: what was done, and what people may do about it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,6 +56,11 @@ def retry(
     typer.echo(f"{count} {'is' if count == 1 else 'are'} due again." if count else "Nothing was set aside.")
 
 
+CheckpointOption = Annotated[
+    Path | None, typer.Option("--file", help="The checkpoints; else `audit.checkpoints`.", dir_okay=False)
+]
+
+
 @audit.command()
 def verify(
     expect: Annotated[
@@ -63,9 +69,28 @@ def verify(
             metavar="EVENTS:HASH", help="A head printed earlier: also shows that the end was cut off."
         ),
     ] = None,
+    file: CheckpointOption = None,
 ) -> None:
-    """Walk the chain of audit events. Exit code 1 if one was changed, removed or put in."""
-    from deploy.overview import verify_audit
+    """Walk the chain, past all checkpoints. Exit code 1 if an event was changed, removed or put in."""
+    from deploy.audit import verify_audit
     from worker.settings import load_settings
 
-    raise typer.Exit(verify_audit(load_settings(), expect))
+    raise typer.Exit(verify_audit(load_settings(), expect, file))
+
+
+@audit.command()
+def checkpoint(file: CheckpointOption = None) -> None:
+    """Note the head of the chain now: print it, and add it to the file of checkpoints if there is one."""
+    from deploy.audit import note_checkpoint
+    from worker.settings import load_settings
+
+    note_checkpoint(load_settings(), file)
+
+
+@audit.command()
+def roles() -> None:
+    """Make the PostgreSQL roles that work and cannot change the audit trail; to be run as the owner."""
+    from deploy.audit import print_roles
+    from worker.settings import load_settings
+
+    raise typer.Exit(print_roles(load_settings()))

@@ -89,3 +89,31 @@ def test_audit_verify_of_a_cut_chain(invoke, ledger):
     done = invoke("audit", "verify", "--expect", f"3:{'a' * 64}")
     assert done.exit_code == 1
     assert "3 were noted" in done.stdout
+
+
+def test_audit_checkpoint_is_printed_and_kept(invoke, ledger, tmp_path):
+    """`audit checkpoint` prints the head and adds it to the file; `audit verify` then counts it."""
+    file = tmp_path / "checkpoints"
+    done = invoke("audit", "checkpoint", "--file", file)
+    assert (done.exit_code, done.stdout) == (0, f"0:{'0' * 64}\n")
+    done = invoke("audit", "verify", "--file", file)
+    assert done.exit_code == 0
+    assert "fits all 1 checkpoints" in done.stdout
+
+
+def test_audit_verify_names_the_checkpoint_that_does_not_fit(invoke, ledger, tmp_path):
+    """A trail that is shorter than a checkpoint says is exit code 1, and that checkpoint is named."""
+    file = tmp_path / "checkpoints"
+    line = {"at": "2026-03-01T12:00:00Z", "events": 7, "hash": "a" * 64}
+    file.write_text(json.dumps(line) + "\n")
+    done = invoke("audit", "verify", "--file", file)
+    assert done.exit_code == 1
+    assert "7 were noted (checkpoint of 2026-03-01T12:00:00+00:00)" in done.stdout
+    assert invoke("audit", "checkpoint", "--file", file).exit_code == 1
+
+
+def test_audit_roles_of_sqlite(invoke, ledger):
+    """SQLite has no roles, and the command says so."""
+    done = invoke("audit", "roles")
+    assert done.exit_code == 0
+    assert "SQLite has no roles" in done.stdout

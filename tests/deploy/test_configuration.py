@@ -149,6 +149,11 @@ def test_check_says_what_is_there(invoke, tmp_path):
             '[[destinations]]\nname="a"\nae_title="A"\nhost="h"\nport=1\ntls={authorities="nobody.pem"}\n',
             "nobody.pem",
         ),
+        (
+            '[audit]\nsyslog_host = "h"\nsyslog_authorities = "nowhere.pem"\n',
+            "A certificate or key of [audit]",
+        ),
+        ('[worker]\nbundle_sha256 = "short"\n', "worker.bundle_sha256"),
     ],
 )
 def test_check_says_what_cannot_work(invoke, tmp_path, text, names):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from worker import preprocess
 from worker.bundle import Bundle, replay_golden
 from worker.engines.openvino import OpenVinoEngine
 from worker.findings import Inference
-from worker.settings import DEFAULT_BUNDLE, WorkerSection
+from worker.scorer import Scorer
+from worker.settings import DEFAULT_BUNDLE, Settings, WorkerSection
 
 
 @pytest.fixture
@@ -72,6 +75,44 @@ def test_an_altered_file_is_refused(copy, name):
         file.write(b"\0")
     with pytest.raises(ConfigurationError, match=f"{name} is not the one"):
         Bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_a_file_altered_in_place_is_refused(copy, name):
+    """One bit that is another, size and time being the same, is noticed, and the file is named."""
+    before = (copy / name).stat()
+    with (copy / name).open("r+b") as file:
+        file.seek(before.st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(copy / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ConfigurationError, match=f"{name} is not the one"):
+        Bundle(copy)
+
+
+def test_a_bundle_that_was_exchanged_is_refused(copy):
+    """Another model with a manifest that fits it is no way around a pinned digest."""
+    pinned = Bundle(copy).sha256
+    model = copy / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    alter(copy, model={"name": "model.onnx", "sha256": digest}, threshold_of=digest)
+    assert Bundle(copy).manifest.model.sha256 == digest
+    with pytest.raises(ConfigurationError, match=r"manifest\.json is not the one that worker\.bundle_sha256"):
+        Bundle(copy, pinned=pinned)
+
+
+def test_a_pinned_bundle_opens():
+    """The bundle whose manifest has the pinned digest is served."""
+    assert Bundle(DEFAULT_BUNDLE, pinned=Bundle(DEFAULT_BUNDLE).sha256).manifest.name
+
+
+def test_the_worker_honours_the_pin():
+    """A worker whose settings pin another bundle does not start."""
+    settings = Settings(worker=WorkerSection(bundle_sha256="0" * 64))
+    with pytest.raises(ConfigurationError, match="bundle_sha256"):
+        Scorer(settings)
 
 
 def test_a_missing_file_is_refused(copy):

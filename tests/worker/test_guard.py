@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -155,8 +157,6 @@ def test_children_ignore_the_signals_of_the_service(decoders, phantom, spooled):
 
 def test_children_end_when_the_worker_is_killed(tmp_path):
     """A worker that is killed leaves no decoder behind."""
-    import subprocess
-    import sys
 
     program = (
         "import sys, time\n"
@@ -170,3 +170,79 @@ def test_children_end_when_the_worker_is_killed(tmp_path):
         worker.kill()
     assert pids
     wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+HOSTILE = """\
+import pickle, socket, sys
+from worker.frames import receive_frame, send_frame
+end = socket.socket(fileno=int(sys.argv[1]))
+receive_frame(end, longest=65536)
+send_frame(end)
+receive_frame(end, longest=65536)
+class Bomb:
+    def __reduce__(self):
+        return open, ("{mark}", "w")
+bomb = pickle.dumps(Bomb())
+header = b'{{"kind": "rejected", "sop_instance_uid": "{sop}", "reason": "UNREADABLE", "sentence": "%b"}}\\n'
+answer = {answer}
+end.sendall(len(answer).to_bytes(4, "big") + answer)
+end.recv(1)
+"""
+
+
+@pytest.fixture
+def taken_over(monkeypatch, tmp_path, phantom, spooled):
+    """`taken_over(answer)` reads a film in children that a film has taken over: they answer as they like."""
+    instance = spooled(phantom)
+
+    def read(answer: str, **worker):
+        mark = tmp_path / "executed"
+        program = HOSTILE.format(mark=mark, sop=instance.sop_instance_uid, answer=answer)
+        monkeypatch.setattr("worker.guard._COMMAND", (sys.executable, "-c", program))
+        with opened(**worker) as pool:
+            found = pool.read(instance)
+        assert not mark.exists()
+        return found
+
+    return read
+
+
+def test_what_the_tests_of_hostile_children_send_is_understood(taken_over):
+    """The children below speak well enough to be heard when they answer as a sound one would."""
+    found = taken_over("header % b'It is broken.'")
+    assert (found.reason, found.sentence) == (Reason.UNREADABLE, "It is broken.")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "bomb",
+        "b''",
+        "b'\\x00' * 100000",
+        "header % b'It is broken.' + b'more'",
+        "(header % b'It is broken.').replace(b'UNREADABLE', b'DOE^JOHN')",
+        "(header % b'It is broken.').replace(b'2.25', b'9.99')",
+        "header % (b'D' * 1000)",
+        "header % b'It\\\\nis broken.'",
+        "b'[' * 60000",
+    ],
+    ids=["pickle", "nothing", "zeros", "tail", "reason", "other image", "long", "line", "deep"],
+)
+def test_a_child_that_sends_garbage_has_crashed(taken_over, answer):
+    """A child that was taken over executes nothing in the worker: its image is quarantined as crashed."""
+    assert taken_over(answer).reason is Reason.DECODER_CRASHED
+
+
+def test_a_child_that_announces_too_much_has_crashed(monkeypatch, taken_over):
+    """An answer of four gigabytes is refused at its first four bytes."""
+    monkeypatch.setattr(
+        f"{__name__}.HOSTILE", HOSTILE.replace('len(answer).to_bytes(4, "big")', 'b"\\xff" * 4')
+    )
+    assert taken_over("b'x'").reason is Reason.DECODER_CRASHED
+
+
+def test_a_child_that_sends_half_an_answer_is_hung(monkeypatch, taken_over):
+    """The deadline is for the whole answer, not for its first byte."""
+    monkeypatch.setattr(f"{__name__}.HOSTILE", HOSTILE.replace("len(answer)", "(len(answer) + 1)"))
+    found = taken_over("header % b'It is broken.'", decoder_timeout=2)
+    assert found.reason is Reason.DECODER_TIMEOUT

@@ -6,7 +6,7 @@ database is away or busy; nothing then was done that calling again would do twic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from sqlalchemy.exc import DBAPIError
@@ -30,10 +30,12 @@ from worker.ledger.records import (
     ResultRecord,
     StudyRecord,
     StudySummary,
+    TrailEvent,
 )
 from worker.ledger.results import Results
 from worker.ledger.retry import Retry
 from worker.ledger.store import Clock, Files, make_engine, utcnow
+from worker.ledger.trail import Trail
 from worker.ledger.views import Views
 from worker.settings import Settings
 
@@ -59,24 +61,31 @@ __all__ = [
     "ResultRecord",
     "StudyRecord",
     "StudySummary",
+    "TrailEvent",
     "Verification",
     "open_ledger",
 ]
 
+_NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
-class Ledger(Intake, Results, Commitments, Outbox, Retry, Views):
+
+class Ledger(Intake, Results, Commitments, Outbox, Retry, Trail, Views):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(
-        self, expected: ChainHead | None = None, *, progress: Callable[[int], object] = lambda _: None
+        self,
+        noted: Mapping[ChainHead, str] | None = None,
+        *,
+        progress: Callable[[int], object] = lambda _: None,
     ) -> Verification:
         """Walk the audit trail from its first event and name the first that is not as it was written.
 
         Args:
-            expected: a head that was noted earlier; without it a cut-off end cannot be seen.
+            noted: heads that were noted earlier, and where; without one neither a cut-off end nor a past
+                that was written anew can be seen.
             progress: called now and then with the number of events that were found sound.
         """
-        return verify_chain(self._reading, expected, progress)
+        return verify_chain(self._reading, noted or {}, progress)
 
     def close(self) -> None:
         """Close the connections."""
@@ -105,6 +114,10 @@ def open_ledger(settings: Settings, *, migrate: bool, clock: Clock = utcnow) -> 
             migration.check(engine)
     except BaseException as error:
         engine.dispose()
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NOT_THE_OWNER:
+            raise ConfigurationError(
+                "This login may not change the schema: `covariance audit roles` needs the owner."
+            ) from None
         if isinstance(error, DBAPIError):
             raise ConfigurationError("What database.url names cannot be used as the ledger.") from None
         raise

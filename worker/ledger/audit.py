@@ -107,24 +107,29 @@ def read_head(connection: Connection) -> ChainHead:
 
 def verify_chain(
     reading: Callable[[], AbstractContextManager[Connection]],
-    expected: ChainHead | None,
+    noted: Mapping[ChainHead, str],
     progress: Callable[[int], object],
 ) -> Verification:
-    """Walk the whole chain, a page at a time."""
-    head = ChainHead()
+    """Walk the whole chain, a page at a time, and past every head that was noted."""
+    head, ahead = ChainHead(), sorted(noted, key=lambda one: one.events, reverse=True)
     for event in _events(reading):
         wrong = _fault(event, head)
-        if wrong is None and expected and event.seq == expected.events and event.hash != expected.hash:
-            wrong = "is not the one that was noted"
+        while wrong is None and ahead and ahead[-1].events <= event.seq:
+            here = ahead.pop()
+            if here not in (head, ChainHead(events=event.seq, hash=event.hash)):
+                wrong = f"is not the one that was noted ({noted[here]})"
         if wrong is not None:
             return _broken(head, f"Event {event.seq} {wrong}.", seq=event.seq)
         head = ChainHead(events=event.seq, hash=event.hash)
         if head.events % _PAGE == 0:
             progress(head.events)
     progress(head.events)
-    if expected is not None and head.events < expected.events:
-        cut = f"The chain ends after event {head.events}, but {expected.events} were noted."
-        return _broken(head, cut, seq=head.events + 1)
+    missing = next((one for one in reversed(ahead) if one != head), None)
+    if missing is not None:
+        ends = f"The chain ends after event {head.events}"
+        return _broken(
+            head, f"{ends}, but {missing.events} were noted ({noted[missing]}).", seq=head.events + 1
+        )
     sentence = f"All {head.events} events are as they were written."
     return Verification(events=head.events, ok=True, first_bad_seq=None, sentence=sentence, head=head)
 

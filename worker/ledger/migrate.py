@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 from dicom_node.errors import ConfigurationError
+from worker.ledger.roles import apply_roles
 from worker.ledger.store import transaction
 
 _DIRECTORY = Path(__file__).parent / "migrations"
@@ -31,6 +32,12 @@ def migrate(engine: Engine) -> None:
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def grant(engine: Engine) -> list[str]:
+    """Do again what the migration did for roles; returns what must be run by hand first (`apply_roles`)."""
+    with transaction(engine, writes=True) as connection:
+        return apply_roles(connection)
 
 
 def check(engine: Engine) -> None:

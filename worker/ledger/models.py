@@ -299,3 +299,13 @@ class Event(Base):
     """`hash` of the event before; zeros for the first."""
     hash: Mapped[str]
     """SHA-256 over all the columns above, see `worker.ledger.audit`."""
+
+
+class Cursor(Base):
+    """How far somebody has read the audit trail."""
+
+    __tablename__ = "cursors"
+
+    reader: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    """The last event that this reader has taken over."""

@@ -118,6 +118,19 @@ class EventRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrailEvent:
+    """A line of the audit trail as it stands in the chain."""
+
+    seq: int
+    at: str
+    kind: str
+    study_instance_uid: str | None
+    body: str
+    """JSON, as it was sealed."""
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """All that the ledger knows of one study, oldest first."""
 

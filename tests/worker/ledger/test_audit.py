@@ -118,7 +118,7 @@ def test_cut_end_is_found_by_an_expected_head(ledger, given, unguarded):
     noted = ledger.verify().head
     run(unguarded, "DELETE FROM events WHERE seq = 3")
     assert ledger.verify().ok
-    found = ledger.verify(noted)
+    found = ledger.verify({noted: "a letter"})
     assert (found.ok, found.first_bad_seq) == (False, 3)
 
 
@@ -127,13 +127,31 @@ def test_noted_head_stays_valid(ledger, given):
     given.scored("1.2", "1.2.1.1")
     noted = ledger.verify().head
     given.scored("1.3", "1.3.1.1")
-    assert ledger.verify(noted).ok
+    assert ledger.verify({noted: "a letter"}).ok
 
 
 def test_rewritten_trail_is_found_by_an_expected_head(ledger, given):
     """A whole trail that was written anew does not end in the head that was noted."""
     given.scored("1.2", "1.2.1.1")
-    assert ledger.verify(ChainHead(events=2, hash="0" * 64)).first_bad_seq == 2
+    assert ledger.verify({ChainHead(events=2, hash="0" * 64): "a letter"}).first_bad_seq == 2
+
+
+def test_the_first_head_that_does_not_fit_is_named(ledger, given):
+    """Of many heads that were noted, the earliest that does not fit is named, with where it was noted."""
+    given.scored("1.2", "1.2.1.1")
+    sound = ledger.verify().head
+    wrong = {ChainHead(events=seq, hash=str(seq) * 64): f"note {seq}" for seq in (7, 2, 1)}
+    found = ledger.verify({sound: "a letter", ChainHead(): "the start", **wrong})
+    assert (found.ok, found.first_bad_seq) == (False, 1)
+    assert found.sentence == "Event 1 is not the one that was noted (note 1)."
+
+
+def test_the_first_head_beyond_the_end_is_named(ledger, given):
+    """A cut end is told by the earliest head that was noted beyond it."""
+    given.scored("1.2", "1.2.1.1")
+    beyond = {ChainHead(events=seq, hash="a" * 64): f"note {seq}" for seq in (9, 5)}
+    found = ledger.verify(beyond)
+    assert found.sentence == "The chain ends after event 3, but 5 were noted (note 5)."
 
 
 def test_recorded_event_tells_the_whole_job(ledger, given):
