@@ -2,7 +2,7 @@
 
 Each target runs in a process of its own, under Atheris (libFuzzer for Python), for a bounded time,
 from its kept corpus. What it finds lies in `build/fuzz/<target>/`, with the command that repeats it;
-mend it, and give it a test with a name. `--keep` merges inputs that reach new code into the corpus.
+mend it, and give it a test with a name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def corpus(target: str) -> Path:
     return HERE / "corpus" / target
 
 
-def fuzz(target: str, seconds: int, work: Path, *, keep: bool = False) -> int:
+def fuzz(target: str, seconds: int, work: Path) -> int:
     """Run one target in a child; its exit status, 0 where nothing was found."""
     found = work / target
     (found / "corpus").mkdir(parents=True, exist_ok=True)
@@ -36,15 +36,12 @@ def fuzz(target: str, seconds: int, work: Path, *, keep: bool = False) -> int:
         f"-max_len={LONGEST_INPUT}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-timeout={SLOWEST_SECONDS}",
+        f"-max_total_time={seconds}",
         "-print_final_stats=1",
     ]
-    folders = [found / "corpus", corpus(target)]
-    if keep:
-        options.append("-merge=1")
-        folders.reverse()
-    else:
-        options.append(f"-max_total_time={seconds}")
-    command = [sys.executable, "-m", "tests.fuzz", "--child", target, *options, *map(str, folders)]
+    command = [sys.executable, "-m", "tests.fuzz", "--child", target, *options]
+    # What is new goes to the first folder, and the kept one stays as it is.
+    command += [str(found / "corpus"), str(corpus(target))]
     log = found / "log"
     with log.open("w") as output:
         status = subprocess.run(
@@ -83,12 +80,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="target", help=" ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=20, help="for each target")
-    parser.add_argument("--keep", action="store_true", help="merge what was found to be new into the corpus")
     parser.add_argument("--work", type=Path, default=Path("build/fuzz"))
     options = parser.parse_args()
     failed = []
     for target in options.targets or TARGETS:
-        if fuzz(target, options.seconds, options.work.absolute(), keep=options.keep):
+        if fuzz(target, options.seconds, options.work.absolute()):
             failed.append(target)
         _say(f"{target}: {'FOUND something, see above' if target in failed else 'nothing found'}")
     return len(failed)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dicom_node import uids
 from dicom_node.association import Acceptor, Reception, Refusal, Seats
+from dicom_node.callers import AllowList, Origin
 from dicom_node.commitment import CommitmentReport, ReportReception
 from dicom_node.dimse import Command, Field, Operation
 from dicom_node.negotiation import Context, Policy, Terms, supported
@@ -21,7 +22,7 @@ _SYNTAXES = uids.TRANSFER_SYNTAXES[:3]
 _CLASSES = (uids.VERIFICATION, uids.COMPUTED_RADIOGRAPHY, uids.STORAGE_COMMITMENT)
 _POLICY = Policy(
     ae_title="COVARIANCE",
-    callers=frozenset(),
+    callers=AllowList((), ()),
     contexts=[supported(one, _SYNTAXES) for one in _CLASSES],
     maximum_pdu=16_384,
 )
@@ -85,7 +86,7 @@ def one_input(content: bytes) -> None:
     tape = Tape(content)
     connection: Any = tape
     wire = Wire(connection, timeout=60.0, maximum_pdu=16_384)
-    Acceptor(wire, policy=_POLICY, seats=Seats(1), begin=_begin, address="127.0.0.1").serve()
+    Acceptor(wire, policy=_POLICY, seats=Seats(1), begin=_begin, origin=Origin(address="127.0.0.1")).serve()
     assert tape.is_closed
     assert not list(_spool().root.glob("incoming/*"))
     heard = bytes(tape.heard)

@@ -94,7 +94,7 @@ TABLE = [
     *[
         refused(f"{keyword} {value}", named(keyword, value))
         for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-        for value in ("../../x", "..", "/etc/passwd", ";id", "1." + "2" * 63, "")
+        for value in (f"../../{MARK}", "..", f"/etc/{MARK}", f";{MARK}", "1." + "2" * 63, "")
     ],
     refused("no StudyInstanceUID", changed(StudyInstanceUID=None)),
     refused("no SeriesInstanceUID", changed(SeriesInstanceUID=None)),
