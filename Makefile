@@ -9,7 +9,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test check format bench load clean
+.PHONY: help demo serve test fuzz check format bench load clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ serve: .venv/.serving ## Run the stack on this machine (CONFIG=file)
 
 test: .venv/.developing ## All tests that need no GPU (installs torch, about 5.5 GB)
 	$(BIN)/pytest -m 'not gpu' $(ARGS)
+
+fuzz: .venv/.developing ## Fuzz the decoders of what strangers send (SECONDS=20 for each)
+	@$(SYNC) --group fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),20)
 
 check: .venv/.developing ## Format, lint, types, import contracts, lock file
 	$(BIN)/ruff format --check

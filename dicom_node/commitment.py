@@ -72,7 +72,7 @@ def parse_report(content: bytes, transfer_syntax_uid: str) -> CommitmentReport:
                 for item in _items(event, "Failed")
             ),
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError("the event information lacks what it must hold") from error
     named = (report.transaction_uid, *report.committed, *(uid for uid, _ in report.failed))
     if not all(uids.is_valid_uid(uid) for uid in named):

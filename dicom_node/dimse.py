@@ -102,7 +102,10 @@ class Command:
                 raise ProtocolError("the command set holds what is no element of group 0000")
             offset += length
             if number in _TEXT:
-                elements[Field(number)] = value.rstrip(b"\0 ").decode("ascii", "replace")
+                if not value.isascii():
+                    # It stands in the response, too, and could not be encoded there.
+                    raise ProtocolError("a UID of the command set is no text")
+                elements[Field(number)] = value.rstrip(b"\0 ").decode("ascii")
             elif number in _NUMBER and length == _US.size:
                 elements[Field(number)] = _US.unpack(value)[0]
         if Field.COMMAND not in elements:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import unpack_from
+from struct import error, unpack_from
 
 from pydicom.uid import (
     HTJ2K,
@@ -16,6 +16,8 @@ from pydicom.uid import (
 
 JPEG_2000_FAMILY = frozenset((JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K))
 _SIZ = b"\xff\x4f\xff\x51"  # start of code stream, then image and tile size (ISO/IEC 15444-1 A.5.1)
+_RLE_HEADER = 64  # bytes: the number of segments and the offsets of 15 (PS3.5 G.5)
+_TILE_PART = b"\xff\x90"
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 # Start of frame of every coding process (ISO/IEC 10918-1 B.1.1.3), and of JPEG-LS (14495-1 C.1.1).
 _START_OF_FRAME = {0xF7} | set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -44,11 +46,38 @@ def read_header(frame: bytes, transfer_syntax_uid: str) -> CodeStream | None:
         return None
 
 
+def has_every_tile(frame: bytes) -> bool:
+    """Whether a JPEG 2000 frame holds a part of each of its tiles (ISO/IEC 15444-1 A.4.2), to their end.
+
+    OpenJPEG fills the tiles that are missing, and what it fills them with would be scored.
+    """
+    try:
+        at = frame.index(_SIZ) + len(_SIZ) + 4
+        right, bottom, _, _, width, height, left, top = unpack_from(">8L", frame, at)
+        expected = -(-(right - left) // width) * -(-(bottom - top) // height)
+        at = frame.index(_SIZ) + 2
+        while frame[at : at + 2] != _TILE_PART and at < len(frame):
+            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+        found = set()
+        while frame[at : at + 2] == _TILE_PART:
+            tile, length = unpack_from(">HL", frame, at + 4)
+            found.add(tile)
+            # A length of 0 is that of the last part, which goes to the end.
+            at = at + length if length else len(frame)
+    except (ValueError, LookupError, ArithmeticError, error):
+        return False
+    return at <= len(frame) and len(found) == expected == max(found, default=0) + 1
+
+
 def _rle(frame: bytes) -> CodeStream | None:
     # One segment for each byte of a sample (PS3.5 G.3.1); the size stands only in the data set.
-    if len(frame) < 64:
+    if len(frame) < _RLE_HEADER:
         return None
-    segments = int.from_bytes(frame[:4], "little")
+    segments, *starts = unpack_from("<16L", frame)
+    starts = starts[:segments]
+    # The decoder (imagecodecs 2026.3) reads wherever the header points to.
+    if starts != sorted(starts) or not all(_RLE_HEADER <= start <= len(frame) for start in starts):
+        return None
     return CodeStream(rows=None, columns=None, components=1, bits=8 * segments)
 
 

@@ -57,6 +57,9 @@ def _read(path: Path, settings: EligibilitySection, sha256: str | None) -> Readi
     content = _load(path, sha256)
     with _refusing(Reason.UNREADABLE, "The data set cannot be read"):
         header = _parse(path, content)
+        if "SOPInstanceUID" not in header:
+            # pydicom makes an empty data set of one that ends within an element.
+            raise Permanent(Reason.UNREADABLE, "The data set ends too early.")
         # Before any value is looked at: pydicom forgets the bytes of what it has decoded.
         source, digest = extract(header), patient_digest(header)
         eligibility = judge(header, settings)

@@ -14,7 +14,7 @@ from pydicom.uid import UID, RLELossless
 from dicom_node.errors import Permanent, Reason
 from worker.attributes import integer, text
 from worker.codecs import decode_frame
-from worker.codestream import CodeStream, read_header
+from worker.codestream import JPEG_2000_FAMILY, CodeStream, has_every_tile, read_header
 
 LARGEST_FILM = 64_000_000
 """Pixels. Twice the largest detector; more is an attack or a defect."""
@@ -136,7 +136,8 @@ def _checked_header(frame: bytes, syntax: UID, form: PixelFormat) -> CodeStream:
         raise _inconsistent("The compressed frame has several components and SamplesPerPixel is 1")
     if stream.bits > form.bits_allocated or (syntax == RLELossless and stream.bits != form.bits_allocated):
         raise _inconsistent("BitsAllocated is not that of the compressed frame")
-    if syntax != RLELossless and _END not in frame[-_LONGEST_TAIL:]:
+    is_cut = syntax != RLELossless and _END not in frame[-_LONGEST_TAIL:]
+    if is_cut or (syntax in JPEG_2000_FAMILY and not has_every_tile(frame)):
         # Some decoders fill what is missing with grey, which would be scored.
         raise Permanent(Reason.PIXELS_UNDECODABLE, "The compressed frame ends too early.")
     return stream

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import subprocess
@@ -21,7 +20,6 @@ from dicom_node.status import Status
 from dicom_node.wire import Control, ProtocolError, p_data
 from tests.dicom_node.build import CR_EXPLICIT, Listening, encoded, eventually, film, send_raw, store_request
 
-ECHO = Command({Field.AFFECTED_SOP_CLASS: uids.VERIFICATION, Field.COMMAND: Operation.C_ECHO_RQ})
 PROPOSALS = [(uids.COMPUTED_RADIOGRAPHY, [uids.EXPLICIT_VR_LITTLE_ENDIAN])]
 REQUEST = request_pdu(calling_ae="MODALITY", called_ae="COVARIANCE", proposals=PROPOSALS, maximum_pdu=16_384)
 
@@ -170,57 +168,6 @@ def test_half_open_connections_take_no_seat(listen: Callable[..., Listening]) ->
     assert node.answers_echo()
     for peer in peers:
         peer.close()
-
-
-ECHO_PDU = p_data(1, Control.COMMAND, ECHO.numbered(1, has_data_set=False).encode(), 16_384)
-STORE_PDU = p_data(1, Control.COMMAND, store_request(film()).numbered(1, has_data_set=True).encode(), 16_384)
-
-
-@pytest.mark.parametrize(
-    "pdu",
-    [
-        pytest.param(struct.pack(">BxL", 9, 4) + bytes(4), id="unknown type"),
-        pytest.param(struct.pack(">BxL", 4, 0xFFFF_FFFF), id="4 GiB"),
-        pytest.param(struct.pack(">BxL", 4, 262_145), id="more than offered"),
-        pytest.param(REQUEST, id="a second request"),
-        pytest.param(struct.pack(">BxLLBB", 4, 6, 500, 1, 3), id="a PDV longer than its PDU"),
-        pytest.param(struct.pack(">BxL", 4, 3) + b"abc", id="a PDV without a header"),
-        pytest.param(ECHO_PDU.replace(b"\x01\x03", b"\x63\x03", 1), id="a context that was not accepted"),
-        pytest.param(p_data(1, Control.COMMAND, os.urandom(100), 16_384), id="garbage for a command"),
-        pytest.param(p_data(1, Control(0), b"abcd", 16_384), id="a data set that nobody announced"),
-        pytest.param(STORE_PDU + ECHO_PDU, id="a command within a data set"),
-        pytest.param(
-            struct.pack(">BxLLBB", 4, 20_006, 20_002, 1, 1) + bytes(20_000), id="a command of 20 kB"
-        ),
-    ],
-)
-def test_aborts_what_breaks_the_protocol(pdu: bytes, node: Listening) -> None:
-    """Within an association, nonsense ends it with an A-ABORT and the node goes on."""
-    peer = associated(node)
-    peer.sendall(pdu)
-    assert peer.recv(10, socket.MSG_WAITALL) == b"\x07\0\0\0\0\x04\0\0\x02\0"
-    assert is_hung_up(peer)
-    assert node.answers_echo()
-    assert node.parts == []
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="http"),
-        pytest.param(struct.pack(">BxL", 1, 300_000_000), id="a request of 300 MB"),
-        pytest.param(ECHO_PDU, id="data before an association"),
-        pytest.param(struct.pack(">BxL", 1, 4) + b"abcd", id="a request of 4 bytes"),
-        pytest.param(REQUEST.replace(b"MODALITY  ", b"MODALIT\xff\xff\xff"), id="a title that is no text"),
-        pytest.param(REQUEST.replace(b"MODALITY", b"MODA\nITY"), id="a title with a newline"),
-    ],
-)
-def test_hangs_up_on_what_is_no_request(first: bytes, node: Listening) -> None:
-    """Whoever does not begin with an A-ASSOCIATE-RQ gets nothing, and the node goes on."""
-    peer = connect(node)
-    peer.sendall(first)
-    assert is_hung_up(peer)
-    assert node.answers_echo()
 
 
 def test_answers_operations_that_it_does_not_know(node: Listening) -> None:

@@ -35,6 +35,13 @@ def reference(instance: str, **values: object) -> Dataset:
     return item
 
 
+def endless() -> Dataset:
+    """A reference whose FailureReason is no whole number."""
+    item = reference("1.2.5")
+    item.add_new("FailureReason", "FD", float("inf"))
+    return item
+
+
 def event(**values: object) -> Dataset:
     content = Dataset()
     content.TransactionUID = "1.2.3"
@@ -106,6 +113,7 @@ def test_keeps_a_report_of_thousands(node: Listening) -> None:
             encode_data_set(event(ReferencedSOPSequence=[reference("1.2/3")]), SYNTAX), id="bad instance"
         ),
         pytest.param(encode_data_set(event(FailedSOPSequence=[Dataset()]), SYNTAX), id="no instance"),
+        pytest.param(encode_data_set(event(FailedSOPSequence=[endless()]), SYNTAX), id="infinite reason"),
     ],
 )
 def test_refuses_what_is_no_report(content: bytes, node: Listening) -> None:

@@ -27,6 +27,12 @@ def request() -> C_STORE_RQ:
     return message
 
 
+def request_bytes() -> bytes:
+    """The request, encoded by pynetdicom."""
+    encoded: bytes = encode(request().command_set, True, True)
+    return encoded
+
+
 def test_reads_what_pynetdicom_writes() -> None:
     """A C-STORE request of pynetdicom has its UIDs, its message id and a data set."""
     command = Command.decode(encode(request().command_set, True, True))
@@ -53,7 +59,16 @@ def test_pynetdicom_reads_what_we_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"abc", b"\0" * 12, b"\x08\0\0\0\4\0\0\0abcd", b"\0\0\2\0\xff\xff\xff\xffabcd"]
+    "content",
+    [
+        b"",
+        b"abc",
+        b"\0" * 12,
+        b"\x08\0\0\0\4\0\0\0abcd",
+        b"\0\0\2\0\xff\xff\xff\xffabcd",
+        # Found by fuzzing: a UID that stands in the response, too, and could not be encoded there.
+        request_bytes().replace(b"1.2.3\0", b"1.\xe9.3\0"),
+    ],
 )
 def test_refuses_what_is_no_command(content: bytes) -> None:
     """Bytes that are no command set of group 0000 are a protocol error."""
@@ -69,4 +84,4 @@ def test_any_bytes_are_a_command_or_an_error(content: bytes) -> None:
         command = Command.decode(content)
     except ProtocolError:
         return
-    assert command.response(0).number(Field.STATUS) == 0
+    assert Command.decode(command.response(0).encode()).number(Field.STATUS) == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -245,3 +248,28 @@ def test_garbage_in_a_frame(phantom, write):
     """Bytes that are no code stream are refused as undecodable."""
     ds = compressed(phantom, b"not a code stream " * 100, JPEG2000Lossless)
     assert reason_of(write(ds)) is Reason.PIXELS_UNDECODABLE
+
+
+@pytest.mark.parametrize("start", [0, 63, 10_000, 0xFFFF_FBB8])
+def test_run_lengths_that_lie_outside_of_their_frame(phantom, write, start):
+    """Offsets that lead out of the frame are refused: the decoder would read there (found by fuzzing)."""
+    frame = np.array([2, 64, start] + [0] * 13, "<u4").tobytes() + b"\x81\0" * 1000
+    assert reason_of(write(compressed(phantom, frame, RLELossless))) is Reason.PIXELS_UNDECODABLE
+
+
+def test_a_film_that_lacks_tiles(phantom, write):
+    """A JPEG 2000 frame without some of its tiles is refused, and not filled up."""
+    file = BytesIO()
+    Image.fromarray(phantom.pixel_array).save(file, "JPEG2000", tile_size=(256, 256), no_jp2=True)
+    frame = file.getvalue()
+    assert isinstance(read(write(compressed(phantom, frame, JPEG2000Lossless))), Reading)
+    last = frame.rindex(b"\xff\x90\x00\x0a")
+    cut = frame[:last] + b"\xff\xd9"
+    assert reason_of(write(compressed(phantom, cut, JPEG2000Lossless))) is Reason.PIXELS_UNDECODABLE
+
+
+def test_a_data_set_that_ends_within_its_pixels(phantom, write):
+    """A file that was cut is unreadable, and not taken for one of another class."""
+    path = write(compressed(phantom, ENCODE[JPEG2000Lossless](phantom.pixel_array), JPEG2000Lossless))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert reason_of(path) is Reason.UNREADABLE
