@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from dicom_node.errors import Retryable
+from dicom_node.failpoints import reach
 
 _WRITEBACK_BYTES = 1_048_576
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
@@ -92,8 +93,11 @@ class Workbench:
         part = self.open()
         try:
             part.append(content)
+            reach("durable.after_write")
             part.synchronise()
+            reach("durable.after_fsync")
             part.rename(path)
+            reach("durable.after_rename")
         finally:
             part.discard()
         synchronise(path.parent)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Retryable
+from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker.audit_export import AuditExport
@@ -79,7 +80,9 @@ class Office:
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
         for report in self._spool.reports.waiting():
+            reach("office.before_report")
             self._ledger.commitment_reported(report)
+            reach("office.after_report")
             self._spool.reports.drop(report.transaction_uid)
 
     def drop_outputs(self) -> None:
