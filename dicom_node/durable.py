@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 from dicom_node.errors import Retryable
@@ -102,10 +103,12 @@ class Workbench:
             part.discard()
         synchronise(path.parent)
 
-    def sweep(self) -> None:
-        """Remove the temporary files of processes that are gone."""
+    def sweep(self, *, before: datetime | None = None) -> None:
+        """Remove the temporary files of processes that are gone; those last written to before a moment."""
         for path in self._directory.glob("*.part"):
             try:
+                if before is not None and path.stat().st_mtime >= before.timestamp():
+                    continue
                 with path.open("rb") as file:
                     # The lock dies with its process: who still writes is left alone.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dicom_node.durable import Part, SpoolFull, Workbench, make_directory, synchronise
@@ -66,6 +67,10 @@ class Spool:
         for name in ("incoming", "studies", "reports", "outbox"):
             make_directory(self.root / name)
         self._workbench.sweep()
+
+    def sweep(self, *, before: datetime) -> None:
+        """Remove the temporary files of processes that are gone, last written to before a moment."""
+        self._workbench.sweep(before=before)
 
     def receive(self) -> Incoming:
         """Open a place for an object about to arrive. Raises `SpoolFull`, `OSError`."""

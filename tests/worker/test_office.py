@@ -48,7 +48,7 @@ def test_outbox_is_swept(tmp_path):
         twin = spool.outbox.keep("1.2.840.1", recorded[0].name.partition("_")[0], b"twin")
         for path in (*recorded, old, twin):
             os.utime(path, (0, 0))
-        Office(settings, ledger).sweep_outbox()
+        Office(settings, ledger).sweep()
     assert [path.exists() for path in (*recorded, young)] == [True] * (len(recorded) + 1)
     assert not old.exists()
     assert not twin.exists()

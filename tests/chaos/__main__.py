@@ -1,0 +1,134 @@
+"""Break everything, and ask what was lost: `python -m tests.chaos` (see `--help`)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.logs import configure_logs
+from tests.chaos.run import Run
+from tests.chaos.stack import make_stack
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def perform(run: Run, *, short: bool, kills: int, outage: float) -> None:
+    """All phases, one after the other, on one stack."""
+    if short:
+        run.failpoints("raise")
+        run.kills(kills, 1.0)
+        run.frozen_worker(1)
+        run.broker(1, 2.0)
+        return
+    run.quiet(40.0)
+    for action in ("kill", "raise", "sleep:2"):
+        run.failpoints(action)
+    run.kills(kills, 2.0)
+    run.frozen_worker(2)
+    run.broker(2, 10.0)
+    run.database(2, outage)
+
+
+def main(
+    short: Annotated[bool, typer.Option(help="About a minute: a part of each phase.")] = False,
+    kills: Annotated[int | None, typer.Option(help="Random SIGKILLs; else 200, or 10 with --short.")] = None,
+    database: Annotated[Literal["sqlite", "postgresql"], typer.Option(help="The ledger.")] = "sqlite",
+    pacs: Annotated[Literal["standin", "orthanc"], typer.Option(help="The destination.")] = "standin",
+    outage: Annotated[float, typer.Option(help="Seconds without the database.", min=1.0)] = 120.0,
+    seed: Annotated[int | None, typer.Option(help="Of the random kills and films.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the summary is written.")] = Path("build/chaos.json"),
+    table: Annotated[Path | None, typer.Option(help="Write the recovery times here, as Markdown.")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep logs, spool and database of a run that was well.")] = False,
+) -> None:
+    """Kill, stop, starve and empty a CoVariance of real processes, and ask the oracle what was lost."""
+    configure_logs(level="ERROR")
+    seed = random.randrange(2**32) if seed is None else seed
+    number = kills if kills is not None else 10 if short else 200
+    begun = time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{time.monotonic() - begun:6.0f} s[/]  {line}")
+
+    folder = Path(tempfile.mkdtemp(prefix="covariance-chaos-"))
+    say(f"seed {seed}, {database}, {pacs}, files in {folder}")
+    with Run(make_stack(folder, database=database, pacs=pacs), random.Random(seed), say) as run:
+        perform(run, short=short, kills=number, outage=outage)
+        summary = {**_circumstances(seed, database, pacs), "seconds": round(time.monotonic() - begun)}
+        summary |= run.summary()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(summary, indent=2) + "\n")
+    if not (keep or summary["violations"]):
+        shutil.rmtree(folder)
+    console.print(_shown(summary))
+    for sentence in summary["violations"][:50]:
+        console.print(f"[red]✗[/] {sentence}")
+    if table is not None:
+        table.write_text(as_markdown(summary))
+    sys.exit(1 if summary["violations"] else 0)
+
+
+def _circumstances(seed: int, database: str, pacs: str) -> dict[str, Any]:
+    memory = psutil.virtual_memory().total / 2**30
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{psutil.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.machine()}",
+        "seed": seed,
+        "database": database,
+        "pacs": pacs,
+    }
+
+
+def _shown(summary: dict[str, Any]) -> Table:
+    title = f"{summary['sent']} images sent, {summary['lost']} lost, {summary['duplicated']} duplicated"
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("what was done", "times", "recovery s, median", "max"):
+        shown.add_column(heading, justify="left" if heading == "what was done" else "right")
+    for kind, one in summary["recovery_seconds"].items():
+        shown.add_row(kind, str(one["times"]), str(one["median"]), str(one["max"]))
+    return shown
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """The recovery times for people who run the system, with the command that made them."""
+    lines = [
+        "# How long a loss costs",
+        "",
+        "Written by `make chaos`, from one run "
+        f"({summary['date']}, {summary['machine']}, {summary['database']}, PACS {summary['pacs']}, seed "
+        f"{summary['seed']}, {summary['seconds'] // 60} minutes):",
+        "",
+        "```",
+        f".venv/bin/python -m tests.chaos --database {summary['database']} --pacs {summary['pacs']} "
+        f"--seed {summary['seed']} --table deploy/runbooks/recovery.md",
+        "```",
+        "",
+        f"{summary['sent']} images were sent until each had its 0x0000. **{summary['lost']} were lost, "
+        f"{summary['duplicated']} duplicated**, and {len(summary['violations'])} other things were found.",
+        "",
+        "Recovery is the time from the loss until everything that had been sent before it was committed at "
+        "the PACS. *nothing* is the same time with nothing lost: what the way itself takes under this load. "
+        "The next loss often came before the last was over, so that the longest times hold several.",
+        "",
+        "| what was done | times | recovery, median s | longest s |",
+        "|---|---:|---:|---:|",
+    ]
+    for kind, one in summary["recovery_seconds"].items():
+        lines.append(f"| {kind} | {one['times']} | {one['median']} | {one['max']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
