@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,8 @@ _POINT_SECONDS = 600.0
 _FLOW_SECONDS = 300.0
 _SAY_SECONDS = 10.0
 
+WEIGHTS = {"node": 45, "worker": 30, "decoder": 40, "deliver": 40, "broker": 30, "database": 15}
+"""How often each is killed, of 200 times."""
 WHERE = {
     "node": tuple(p for p in POINTS if p.startswith(("spool.", "receive.", "reports.", "durable."))),
     "worker": tuple(
@@ -178,15 +180,14 @@ class Run:
         for name in ("node", "worker", "deliver"):
             self.stack.programs[name].environment = {}
 
-    def kills(self, number: int, mean_seconds: float) -> None:
-        """So many SIGKILLs at random."""
+    def kills(self, number: int, mean_seconds: float, *, only: Collection[str] = WEIGHTS) -> None:
+        """So many SIGKILLs at random, each to a process of one of these kinds."""
         # A worker starts in seconds: one that dies before it has done anything is no load, only a pause.
-        weights = {"node": 45, "worker": 30, "decoder": 40, "deliver": 40, "broker": 30, "database": 15}
         done, done_before, say_at = 0, 0, time.monotonic() + _SAY_SECONDS
         with self.load():
             while done < number:
                 time.sleep(min(self.dice.expovariate(1 / mean_seconds), 3 * mean_seconds))
-                kind = self.dice.choices(list(weights), list(weights.values()))[0]
+                kind = self.dice.choices(list(only), [WEIGHTS[one] for one in only])[0]
                 if kind in ("worker", "database") and len(self.watch.done) < done_before + 2:
                     continue
                 if self._kill(kind):
