@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.logs import configure_logs
+from tests.chaos import phases
 from tests.chaos.run import Run
 from tests.chaos.stack import make_stack
 
@@ -28,18 +29,18 @@ console = Console(highlight=False, soft_wrap=True)
 def perform(run: Run, *, short: bool, kills: int, outage: float) -> None:
     """All phases, one after the other, on one stack."""
     if short:
-        run.failpoints("raise")
-        run.kills(kills, 1.0)
-        run.frozen_worker(1)
-        run.broker(1, 2.0)
+        phases.failpoints(run, "raise")
+        phases.kills(run, kills, 1.0)
+        phases.frozen_worker(run, 1)
+        phases.broker(run, 1, 2.0)
         return
-    run.quiet(40.0)
+    phases.quiet(run, 40.0)
     for action in ("kill", "raise", "sleep:2"):
-        run.failpoints(action)
-    run.kills(kills, 2.0)
-    run.frozen_worker(2)
-    run.broker(2, 10.0)
-    run.database(2, outage)
+        phases.failpoints(run, action)
+    phases.kills(run, kills, 2.0)
+    phases.frozen_worker(run, 2)
+    phases.broker(run, 2, 10.0)
+    phases.database(run, 2, outage)
 
 
 def main(
@@ -65,7 +66,10 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="covariance-chaos-"))
     say(f"seed {seed}, {database}, {pacs}, files in {folder}")
     with Run(make_stack(folder, database=database, pacs=pacs), random.Random(seed), say) as run:
-        perform(run, short=short, kills=number, outage=outage)
+        try:
+            perform(run, short=short, kills=number, outage=outage)
+        except KeyboardInterrupt:
+            run.violations.append("The run was interrupted.")
         summary = {**_circumstances(seed, database, pacs), "seconds": round(time.monotonic() - begun)}
         summary |= run.summary()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-import signal
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dicom_node.failpoints import POINTS
 from tests.chaos.modality import Films, Modality
 from tests.chaos.oracle import Judgement, Sent
-from tests.chaos.stack import LEASE, Stack
+from tests.chaos.stack import Stack
 from tests.chaos.watch import Watch
 
 IN_FLIGHT = 8
@@ -24,20 +22,8 @@ IN_FLIGHT = 8
 EXPECTED_ENDS = {"scored", "NOT_FRONTAL", "CONFLICTING_CONTENT", "DECODER_CRASHED"}
 """DECODER_CRASHED: a decoder that is killed twice with the same film in hand looks no different."""
 _REST_SECONDS = 600.0
-_POINT_SECONDS = 600.0
 _FLOW_SECONDS = 300.0
-_SAY_SECONDS = 10.0
-
-WEIGHTS = {"node": 45, "worker": 30, "decoder": 40, "deliver": 40, "broker": 30, "database": 15}
-"""How often each is killed, of 200 times."""
-WHERE = {
-    "node": tuple(p for p in POINTS if p.startswith(("spool.", "receive.", "reports.", "durable."))),
-    "worker": tuple(
-        p for p in POINTS if p.startswith(("pipeline.", "scorer.", "durable.")) or p == "outbox.after_keep"
-    ),
-    "deliver": tuple(p for p in POINTS if p.startswith(("deliver.", "office.")) or p.endswith("_drop")),
-}
-"""Which process comes by which points."""
+SAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +42,7 @@ class Run:
     dice: random.Random
     say: Callable[[str], None]
     losses: list[Loss] = field(default_factory=list)
-    points: dict[str, dict[str, float]] = field(default_factory=dict)
+    points: dict[str, set[str]] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
     duplicated: set[str] = field(default_factory=set)
@@ -73,8 +59,6 @@ class Run:
         self.modality.close()
         self.watch.close()
         self.stack.stop()
-
-    # What flows
 
     def sent(self) -> dict[Sent, float]:
         return self.modality.sent()
@@ -107,7 +91,7 @@ class Run:
         def rests() -> bool:
             return self.modality.outstanding == 0 and self.watch.is_at_rest(self.sent())
 
-        if not self._wait(rests, _REST_SECONDS, f"{phase}: coming to rest"):
+        if not self.wait(rests, _REST_SECONDS, f"{phase}: coming to rest"):
             self.violations.append(f"{phase}: not at rest after {_REST_SECONDS:.0f} s.")
         judgement: Judgement = self.stack.judge(list(self.sent()))
         self.ends = dict(judgement.ends)
@@ -118,158 +102,33 @@ class Run:
             f"{phase}: images ended as {end}, for no reason that was given them."
             for end in judgement.ends.keys() - EXPECTED_ENDS
         ]
-        self.say(f"{phase}: {len(judgement.violations)} violations; {self._counts()}")
+        self.say(f"{phase}: {len(judgement.violations)} violations; {self.counts()}")
 
-    def _wait(self, probe: Callable[[], bool], seconds: float, what: str) -> bool:
-        deadline, say_at = time.monotonic() + seconds, time.monotonic() + _SAY_SECONDS
+    def wait(self, probe: Callable[[], bool], seconds: float, what: str) -> bool:
+        """Look until the answer is true, and say meanwhile how far it is; False at the deadline."""
+        deadline, say_at = time.monotonic() + seconds, time.monotonic() + SAY_SECONDS
         while not probe():
             now = time.monotonic()
             if now > deadline:
                 return False
             if now > say_at:
-                self.say(f"{what}; {self._counts()}")
-                say_at = now + _SAY_SECONDS
+                self.say(f"{what}; {self.counts()}")
+                say_at = now + SAY_SECONDS
             time.sleep(0.1)
         return True
 
-    def _counts(self) -> str:
+    def counts(self) -> str:
         return f"{len(self.sent())} sent, {len(self.watch.done)} done"
 
-    def _lose(self, kind: str) -> None:
+    def lose(self, kind: str) -> None:
+        """Note that something is done to the system now."""
         self.losses.append(Loss(kind=kind, at=time.monotonic()))
 
-    # What is done to it
-
-    def quiet(self, seconds: float) -> None:
-        """Nothing breaks: the time that the way itself takes, to compare with."""
-        with self.load():
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                time.sleep(2.0)
-                self._lose("nothing")
-        self.settle("quiet")
-
-    def failpoints(self, action: str, points: dict[str, tuple[str, ...]] | None = None) -> None:
-        """Every point acts once, in the order in which the films come by."""
-        marks = self.stack.folder / "marks"
-        marks.mkdir(exist_ok=True)
-        wanted = {
-            f"{process} {point}": marks / f"{process}-{point}-{action.partition(':')[0]}"
-            for process, names in (points or WHERE).items()
-            for point in names
-        }
-        armed: dict[str, list[str]] = {}
-        for name, mark in wanted.items():
-            process, point = name.split()
-            armed.setdefault(process, []).append(f"{point}={action}~{mark}")
-        self.stack.arm({process: ";".join(traps) for process, traps in armed.items()})
-        phase, seen = f"failpoints, {action}", set[str]()
-
-        def all_seen() -> bool:
-            for name in [name for name, mark in wanted.items() if name not in seen and mark.exists()]:
-                seen.add(name)
-                self._lose(f"failpoint {action.partition(':')[0]}")
-                self.points.setdefault(name, {})[action] = self.losses[-1].at
-            return len(seen) == len(wanted)
-
-        with self.load():
-            if not self._wait(all_seen, _POINT_SECONDS, phase):
-                missed = ", ".join(sorted(wanted.keys() - seen))
-                self.violations.append(f"{phase}: never reached: {missed}.")
-        self.settle(phase)
-        for name in ("node", "worker", "deliver"):
-            self.stack.programs[name].environment = {}
-
-    def kills(self, number: int, mean_seconds: float, *, only: Collection[str] = WEIGHTS) -> None:
-        """So many SIGKILLs at random, each to a process of one of these kinds."""
-        # A worker starts in seconds: one that dies before it has done anything is no load, only a pause.
-        done, done_before, say_at = 0, 0, time.monotonic() + _SAY_SECONDS
-        with self.load():
-            while done < number:
-                time.sleep(min(self.dice.expovariate(1 / mean_seconds), 3 * mean_seconds))
-                kind = self.dice.choices(list(only), [WEIGHTS[one] for one in only])[0]
-                if kind in ("worker", "database") and len(self.watch.done) < done_before + 2:
-                    continue
-                if self._kill(kind):
-                    if kind in ("worker", "database"):
-                        done_before = len(self.watch.done)
-                    self._lose(f"SIGKILL {kind}")
-                    done += 1
-                if time.monotonic() > say_at:
-                    self.say(f"{done} of {number} SIGKILLs; {self._counts()}")
-                    say_at = time.monotonic() + _SAY_SECONDS
-        self.settle("SIGKILLs")
-
-    def _kill(self, kind: str) -> bool:
-        stack = self.stack
-        if kind == "decoder":
-            return stack.kill_child("worker", self.dice, having="worker.guard")
-        if kind != "database":
-            return stack.kill(kind)
-        if stack.cluster is None:
-            # SQLite has no server: both processes that write die at the same moment.
-            killed = [stack.kill("worker"), stack.kill("deliver")]
-            return any(killed)
-        if self.dice.random() < 0.5:
-            return stack.kill_child("database", self.dice, having="postgres")
-        return stack.kill("database")
-
-    def frozen_worker(self, times: int) -> None:
-        """SIGSTOP past the lease, while a second worker takes over what it held; then SIGCONT."""
-        with self.load():
-            for _ in range(times):
-                self._flow()
-                self.stack.kill("worker", signal.SIGSTOP)
-                self._lose("SIGSTOP worker past its lease")
-                self.stack.second_worker.start()
-                time.sleep(2 * LEASE)
-                # It may have been stopped with SQLite's only write lock in hand: then nobody does anything.
-                self._flow(seconds=45.0, required=False)
-                self.stack.kill("worker", signal.SIGCONT)
-                self._flow()
-                self.stack.second_worker.stop()
-        self.settle("frozen worker")
-
-    def broker(self, times: int, seconds: float) -> None:
-        """FLUSHALL, a restart, and a time without."""
-        with self.load():
-            for _ in range(times):
-                self._flow()
-                self._lose("FLUSHALL")
-                self.stack.flush_broker()
-                self._flow()
-                self._lose(f"broker down for {seconds:g} s")
-                self.stack.hold("broker")
-                time.sleep(seconds)
-                self.stack.release("broker")
-                self._flow()
-        self.settle("broker")
-
-    def database(self, times: int, seconds: float) -> None:
-        """A time without the database; the node goes on to receive."""
-        with self.load():
-            for _ in range(times):
-                self._flow()
-                self._lose(f"database down for {seconds:g} s")
-                with self.stack.database_down():
-                    end = time.monotonic() + seconds
-                    while time.monotonic() < end:
-                        for film in self.films.next():
-                            self.modality.send(film)
-                        time.sleep(max(seconds / 20, 0.5))
-                    before = self.modality.outstanding
-                    if not self._wait(lambda: not self.modality.outstanding, 60, "database down"):
-                        self.violations.append(f"database: {before} films were not taken while it was down.")
-                self._flow()
-        self.settle("database")
-
-    def _flow(self, *, seconds: float = _FLOW_SECONDS, required: bool = True) -> None:
+    def flow(self, *, seconds: float = _FLOW_SECONDS, required: bool = True) -> None:
         """Wait until something more is done, so that a loss finds a system at work."""
         before = len(self.watch.done)
-        if not self._wait(lambda: len(self.watch.done) >= before + 3, seconds, "films flow") and required:
+        if not self.wait(lambda: len(self.watch.done) >= before + 3, seconds, "films flow") and required:
             self.violations.append("The films do not flow any more.")
-
-    # What came of it
 
     def recovery(self) -> dict[str, dict[str, Any]]:
         """Seconds from each loss until all that was sent before it was committed, by kind of loss."""

@@ -84,6 +84,8 @@ class Stack:
                 if name == "database":
                     program.kill(signal.SIGINT)  # a fast shutdown; SIGTERM waits for every client
                 program.stop()
+        if self.cluster is not None:
+            shutil.rmtree(self.cluster.directory)
 
     def arm(self, failpoints: dict[str, str]) -> None:
         """Start our processes anew, each with its points armed."""

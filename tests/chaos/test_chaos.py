@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import phases
 from tests.chaos.__main__ import perform
 from tests.chaos.run import Run
 from tests.chaos.stack import make_stack
@@ -32,7 +33,7 @@ def test_nothing_is_lost_with_postgresql(tmp_path, program):
     program("redis-server")
     program("postgres", *map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres")))
     with Run(make_stack(tmp_path, database="postgresql"), random.Random(SEED), print) as run:
-        run.kills(8, 1.0, only=("database", "deliver"))
-        run.database(1, 5.0)
+        phases.kills(run, 8, 1.0, only=("database", "deliver"))
+        phases.database(run, 1, 5.0)
         assert run.violations == []
         assert run.sent()
