@@ -21,6 +21,7 @@ WHERE = {
 }
 """Which process comes by which points."""
 _POINT_SECONDS = 600.0
+_ALONE_SECONDS = 300.0
 
 
 def quiet(run: Run, seconds: float) -> None:
@@ -29,7 +30,7 @@ def quiet(run: Run, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(2.0)
-            run.lose("nothing")
+            run.lose("nothing", alone=True)
     run.settle("quiet")
 
 
@@ -65,24 +66,34 @@ def failpoints(run: Run, action: str, points: dict[str, tuple[str, ...]] | None 
         run.stack.programs[name].environment = {}
 
 
+def alone(run: Run, times: int) -> None:
+    """One SIGKILL at a time, and the next when the system has recovered: what a loss costs."""
+    with run.load():
+        for kind in [kind for _ in range(times) for kind in WEIGHTS]:
+            run.flow()
+            if _kill(run, kind):
+                loss = run.lose(f"SIGKILL {kind}", alone=True)
+                run.wait(lambda loss=loss: run.recovered(loss), _ALONE_SECONDS, f"after SIGKILL {kind}")
+    run.settle("SIGKILLs, one at a time")
+
+
 def kills(run: Run, number: int, mean_seconds: float, *, only: Collection[str] = WEIGHTS) -> None:
     """So many SIGKILLs at random, each to a process of one of these kinds."""
-    # A worker starts in seconds: one that dies before it has done anything is no load, only a pause.
-    done, done_before, say_at = 0, 0, time.monotonic() + SAY_SECONDS
+    done, say_at = 0, time.monotonic() + SAY_SECONDS
+    killed_at = dict.fromkeys(only, -1)
     with run.load():
         while done < number:
             time.sleep(min(run.dice.expovariate(1 / mean_seconds), 3 * mean_seconds))
-            kind = run.dice.choices(list(only), [WEIGHTS[one] for one in only])[0]
-            if kind in ("worker", "database") and len(run.watch.done) < done_before + 2:
-                continue
-            if _kill(run, kind):
-                if kind in ("worker", "database"):
-                    done_before = len(run.watch.done)
-                run.lose(f"SIGKILL {kind}")
-                done += 1
             if time.monotonic() > say_at:
                 run.say(f"{done} of {number} SIGKILLs; {run.counts()}")
                 say_at = time.monotonic() + SAY_SECONDS
+            # A process that dies before anything went through it again is no load, only a pause.
+            ripe = [kind for kind in only if len(run.watch.done) > killed_at[kind]]
+            kind = run.dice.choices([*ripe, ""], [*(WEIGHTS[one] for one in ripe), 1])[0]
+            if kind and _kill(run, kind):
+                killed_at[kind] = len(run.watch.done)
+                run.lose(f"SIGKILL {kind}")
+                done += 1
     run.settle("SIGKILLs")
 
 
@@ -107,7 +118,7 @@ def frozen_worker(run: Run, times: int) -> None:
         for _ in range(times):
             run.flow()
             run.stack.kill("worker", signal.SIGSTOP)
-            run.lose("SIGSTOP worker past its lease")
+            run.lose("SIGSTOP worker past its lease", alone=True)
             run.stack.second_worker.start()
             time.sleep(2 * LEASE)
             # It may have been stopped with SQLite's only write lock in hand: then nobody does anything.
@@ -123,10 +134,10 @@ def broker(run: Run, times: int, seconds: float) -> None:
     with run.load():
         for _ in range(times):
             run.flow()
-            run.lose("FLUSHALL")
+            run.lose("FLUSHALL", alone=True)
             run.stack.flush_broker()
             run.flow()
-            run.lose(f"broker down for {seconds:g} s")
+            run.lose(f"broker down for {seconds:g} s", alone=True)
             run.stack.hold("broker")
             time.sleep(seconds)
             run.stack.release("broker")
@@ -139,7 +150,7 @@ def database(run: Run, times: int, seconds: float) -> None:
     with run.load():
         for _ in range(times):
             run.flow()
-            run.lose(f"database down for {seconds:g} s")
+            run.lose(f"database down for {seconds:g} s", alone=True)
             with run.stack.database_down():
                 end = time.monotonic() + seconds
                 while time.monotonic() < end:

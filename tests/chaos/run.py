@@ -32,6 +32,8 @@ class Loss:
 
     kind: str
     at: float
+    alone: bool
+    """Whether the system was given the time to recover before the next."""
 
 
 @dataclass
@@ -120,9 +122,14 @@ class Run:
     def counts(self) -> str:
         return f"{len(self.sent())} sent, {len(self.watch.done)} done"
 
-    def lose(self, kind: str) -> None:
+    def lose(self, kind: str, *, alone: bool = False) -> Loss:
         """Note that something is done to the system now."""
-        self.losses.append(Loss(kind=kind, at=time.monotonic()))
+        self.losses.append(Loss(kind=kind, at=time.monotonic(), alone=alone))
+        return self.losses[-1]
+
+    def recovered(self, loss: Loss) -> bool:
+        """Whether all that was sent before it is done."""
+        return not [one for one, at in self.sent().items() if at < loss.at and one not in self.watch.done]
 
     def flow(self, *, seconds: float = _FLOW_SECONDS, required: bool = True) -> None:
         """Wait until something more is done, so that a loss finds a system at work."""
@@ -131,10 +138,10 @@ class Run:
             self.violations.append("The films do not flow any more.")
 
     def recovery(self) -> dict[str, dict[str, Any]]:
-        """Seconds from each loss until all that was sent before it was committed, by kind of loss."""
+        """Seconds from a loss until all that was sent before it was committed, by kind; of those alone."""
         found: dict[str, list[float]] = {}
         sent = self.sent()
-        for loss in self.losses:
+        for loss in (one for one in self.losses if one.alone):
             ends = [
                 self.watch.done[one] for one, at in sent.items() if at < loss.at and one in self.watch.done
             ]
