@@ -9,7 +9,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test fuzz check format bench load clean
+.PHONY: help demo serve test fuzz check format bench load chaos clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: .venv/.developing ## Speed; prints and writes build/bench.json
 
 load: .venv/.developing ## 100 senders at once, a burst, 5,000 studies; writes build/load.json (a quarter of an hour)
 	$(BIN)/python -m tests.load $(ARGS)
+
+chaos: .venv/.developing ## Break everything, ask what was lost; writes build/chaos.json (ARGS=--short: a minute or two)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## Remove what was built (the .venv stays)
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from deploy import broker
+from dicom_node import failpoints
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
 from dicom_node.logs import configure_logs
@@ -219,6 +220,8 @@ def _destination(settings: Settings, destination: Destination, *, connect: bool)
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
+    if armed := failpoints.warning():
+        yield armed
     if not settings.destinations:
         yield "No [[destinations]]: results are kept here and sent nowhere."
     if not settings.node.allowed_callers and not settings.node.callers:

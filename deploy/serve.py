@@ -6,6 +6,7 @@ import signal
 import threading
 
 from deploy.stack import announce_ready, die_with_parent
+from dicom_node import failpoints
 from dicom_node.logs import configure_logs
 from worker.settings import Settings, load_settings
 
@@ -45,4 +46,5 @@ def _begin(ready_fd: int | None) -> Settings:
         die_with_parent()
     settings = load_settings()
     configure_logs(level=settings.log.level, style=settings.log.style)
+    failpoints.arm()
     return settings

@@ -6,9 +6,11 @@ import ctypes
 import fcntl
 import os
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 from dicom_node.errors import Retryable
+from dicom_node.failpoints import reach
 
 _WRITEBACK_BYTES = 1_048_576
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
@@ -92,16 +94,21 @@ class Workbench:
         part = self.open()
         try:
             part.append(content)
+            reach("durable.after_write")
             part.synchronise()
+            reach("durable.after_fsync")
             part.rename(path)
+            reach("durable.after_rename")
         finally:
             part.discard()
         synchronise(path.parent)
 
-    def sweep(self) -> None:
-        """Remove the temporary files of processes that are gone."""
+    def sweep(self, *, before: datetime | None = None) -> None:
+        """Remove the temporary files of processes that are gone; those last written to before a moment."""
         for path in self._directory.glob("*.part"):
             try:
+                if before is not None and path.stat().st_mtime >= before.timestamp():
+                    continue
                 with path.open("rb") as file:
                     # The lock dies with its process: who still writes is left alone.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from dicom_node.durable import Part
+from dicom_node.failpoints import reach
 from dicom_node.file_meta import HEAD_BYTES, Head, Provenance, read_head, write_head
 from dicom_node.header import Identity, read_identity
 from dicom_node.logs import get_logger
@@ -104,6 +105,7 @@ class Incoming:
             ),
         )
         self._part.overwrite(write_head(head), 0)
+        reach("spool.after_write")
         name = f"{identity.sop_instance_uid}_{sha256}.dcm"
         path, filed = self._file(self._part, name, identity.study_instance_uid)
         instance = SpooledInstance(

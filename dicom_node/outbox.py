@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dicom_node.durable import Workbench, make_directory
+from dicom_node.failpoints import reach
 from dicom_node.uids import require_uids
 
 _NAME = re.compile(r"([0-9.]{1,64})_([0-9a-f]{64})\.dcm")
@@ -39,13 +40,16 @@ class Outbox:
         make_directory(directory)
         path = directory / f"{sop_instance_uid}_{sha256 or hashlib.sha256(content).hexdigest()}.dcm"
         self._workbench.write(path, content)
+        reach("outbox.after_keep")
         return path
 
     def drop(self, path: Path) -> None:
         """Remove an output that every destination has committed to; one that is gone is fine."""
         if path.parent.parent != self._directory:
             raise ValueError("only outputs may be dropped")
+        reach("outbox.before_drop")
         path.unlink(missing_ok=True)
+        reach("outbox.after_drop")
         with contextlib.suppress(OSError):
             path.parent.rmdir()
 

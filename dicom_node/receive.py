@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dicom_node.dimse import Command, Field
+from dicom_node.failpoints import reach
 from dicom_node.header import UnreadableDataSet
 from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance
 from dicom_node.logs import get_logger
@@ -103,6 +104,7 @@ class StoreReception:
         )
         if filed is not Filed.DUPLICATE:
             self._announce(instance)
+        reach("receive.before_response")
         return Status.SUCCESS
 
     def _announce(self, instance: SpooledInstance) -> None:

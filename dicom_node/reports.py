@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dicom_node.commitment import CommitmentReport
 from dicom_node.durable import Workbench
+from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.uids import require_uids
 
@@ -30,6 +31,7 @@ class Reports:
             "failed": [{"uid": uid, "reason": reason} for uid, reason in report.failed],
         }
         self._workbench.write(self._path(report.transaction_uid), json.dumps(content).encode())
+        reach("reports.after_keep")
 
     def waiting(self) -> Iterator[CommitmentReport]:
         """Every report that has not been dropped. One that is damaged is put aside: a request that is

@@ -30,6 +30,7 @@ from dicom_node import uids
 from dicom_node.errors import ConfigurationError
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
+FAILPOINTS = "COVARIANCE_FAILPOINTS"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -230,6 +231,11 @@ def settings_file() -> Path | None:
 def use_file(path: Path) -> None:
     """Make this process, and those that it starts, read their settings from `path`."""
     os.environ[CONFIGURATION_FILE] = str(path.absolute())
+
+
+def armed_failpoints() -> str:
+    """Where processes are to fail on purpose, as `dicom_node.failpoints` reads it; empty but in tests."""
+    return os.environ.get(FAILPOINTS, "")
 
 
 def child_environment(**overrides: str) -> dict[str, str]:

@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dicom_node.durable import Part, SpoolFull, Workbench, make_directory, synchronise
+from dicom_node.failpoints import reach
 from dicom_node.file_meta import HEAD_BYTES
 from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance, read_instance
 from dicom_node.logs import get_logger
@@ -65,6 +67,10 @@ class Spool:
         for name in ("incoming", "studies", "reports", "outbox"):
             make_directory(self.root / name)
         self._workbench.sweep()
+
+    def sweep(self, *, before: datetime) -> None:
+        """Remove the temporary files of processes that are gone, last written to before a moment."""
+        self._workbench.sweep(before=before)
 
     def receive(self) -> Incoming:
         """Open a place for an object about to arrive. Raises `SpoolFull`, `OSError`."""
@@ -136,6 +142,7 @@ class Spool:
         path = directory / name
         prefix = name[: name.index("_") + 1]
         part.synchronise()
+        reach("spool.after_fsync")
         with self._filing:
             known = [entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix)]
             if name in known:
@@ -144,8 +151,10 @@ class Spool:
                 # Rename after fsync: a 0x0000 we cannot honour loses an image.
                 part.rename(path)
                 filed = Filed.CONFLICT if known else Filed.NEW
+                reach("spool.after_rename")
         # A duplicate waits for it as well: who came first may not be that far.
         synchronise(directory)
+        reach("spool.after_directory_fsync")
         return path, filed
 
     def _study_directory(self, study_instance_uid: str) -> Path:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.query_scu import find_instances
 from dicom_node.status import Verdict, verdict_of
@@ -122,7 +123,9 @@ class Deliverer:
         record_at = time.monotonic() + _RECORD_SECONDS
         try:
             for delivery, item in objects:
+                reach("deliver.before_store")
                 status = association.send(item).status
+                reach("deliver.after_response")
                 if status is not None and verdict_of(status) is Verdict.STORED:
                     stored[delivery.delivery_id] = status
                 else:
@@ -133,6 +136,7 @@ class Deliverer:
                     record_at = time.monotonic() + _RECORD_SECONDS
         finally:
             self._ledger.deliveries_sent(stored)
+        reach("deliver.after_record")
 
     def _is_intact(self, delivery: DueDelivery) -> bool:
         """Whether the outbox still holds the bytes that the ledger recorded; nothing else is ever sent."""
@@ -189,9 +193,11 @@ class Deliverer:
         patience = timedelta(seconds=self._destination.commitment_timeout)
         # Recorded before it is asked: the report may come back before the response does.
         self._ledger.request_commitment([one.delivery_id for one in stored], transaction, patience)
+        reach("deliver.before_commitment")
         status = association.request_commitment(
             transaction, [(one.sop_class_uid, one.sop_instance_uid) for one in stored]
         )
+        reach("deliver.after_commitment")
         if status:
             self._ledger.commitment_refused(transaction, status)
         if status != 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Retryable
+from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker.audit_export import AuditExport
@@ -51,7 +52,7 @@ class Office:
             (self._reconciler.step, pauses.reconcile_seconds, 0.0),
             (self.take_reports, pauses.poll_seconds, 0.0),
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
-            (self.sweep_outbox, _LONGEST_PAUSE, 0.0),
+            (self.sweep, _LONGEST_PAUSE, 0.0),
             *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
             *self._audit_loops(),
         ]
@@ -79,7 +80,9 @@ class Office:
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
         for report in self._spool.reports.waiting():
+            reach("office.before_report")
             self._ledger.commitment_reported(report)
+            reach("office.after_report")
             self._spool.reports.drop(report.transaction_uid)
 
     def drop_outputs(self) -> None:
@@ -95,9 +98,12 @@ class Office:
                 dropped.append(output.sop_instance_uid)
         self._ledger.outputs_dropped(dropped)
 
-    def sweep_outbox(self) -> None:
-        """Remove what a worker kept and did not live to record."""
-        old = self._spool.outbox.kept(before=datetime.now(UTC) - _ABANDONED)
+    def sweep(self) -> None:
+        """Remove what a worker was writing, or kept, and did not live to record."""
+        abandoned = datetime.now(UTC) - _ABANDONED
+        # The node sweeps when it starts, and that may be in months.
+        self._spool.sweep(before=abandoned)
+        old = self._spool.outbox.kept(before=abandoned)
         for path in self._ledger.unrecorded_outputs(old):
             self._spool.outbox.drop(path)
             log.info("abandoned_output_dropped", study=path.parent.name)

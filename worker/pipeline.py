@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from dicom_node.errors import Permanent, Retryable
+from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool, SpooledInstance
 from worker.findings import KeptOutput, Output, StudyFinding
@@ -52,6 +53,7 @@ class Pipeline:
             Retryable: the database or the spool is away; the reconciler rings again.
         """
         self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
+        reach("pipeline.after_register")
         worker = self._settings.worker
         lease = timedelta(seconds=worker.lease)
         claim = self._ledger.claim(
@@ -59,6 +61,7 @@ class Pipeline:
         )
         if claim is None:
             return
+        reach("pipeline.after_claim")
         with Lease(self._ledger, claim, lease, maximum=timedelta(seconds=worker.maximum_seconds)):
             self._see_through(claim)
 
@@ -85,6 +88,7 @@ class Pipeline:
             claim.instances,
             patient=claim.releases < _PATIENT_RELEASES,
         )
+        reach("pipeline.after_infer")
         if not finding.scores and not reportable(finding.set_aside):
             self._ledger.finish_without_result(claim, finding)
             return
@@ -108,6 +112,7 @@ class Pipeline:
         except Exception:
             self._drop(kept)
             raise
+        reach("pipeline.after_record")
         if recorded is not Recorded.RECORDED:
             self._drop(kept)
         return recorded

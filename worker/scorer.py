@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from dicom_node.errors import Permanent, Reason, Retryable
+from dicom_node.failpoints import reach
 from dicom_node.spool import SpooledInstance
 from worker import preprocess
 from worker.bundle import Bundle
@@ -72,6 +73,7 @@ class Scorer:
         analysed_at = datetime.now(UTC)
         read = self._decoders.read if patient else self._read_or_reject
         readings, rejected = _parted(self._readers.map(read, instances))
+        reach("scorer.after_decode")
         if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
                 Reason.IDENTITY_CONFLICT, "The images of this study name different patients: nothing is sent."

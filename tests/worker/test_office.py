@@ -48,10 +48,26 @@ def test_outbox_is_swept(tmp_path):
         twin = spool.outbox.keep("1.2.840.1", recorded[0].name.partition("_")[0], b"twin")
         for path in (*recorded, old, twin):
             os.utime(path, (0, 0))
-        Office(settings, ledger).sweep_outbox()
+        Office(settings, ledger).sweep()
     assert [path.exists() for path in (*recorded, young)] == [True] * (len(recorded) + 1)
     assert not old.exists()
     assert not twin.exists()
+
+
+def test_parts_of_dead_workers_are_swept(tmp_path):
+    """What a worker was writing when it died is removed when it is old, and what somebody writes never."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    young, old = (spool.root / "incoming" / name for name in ("young.part", "old.part"))
+    for path in (young, old):
+        path.touch()
+    with spool.receive(), open_ledger(settings, migrate=True) as ledger:
+        (written_to,) = set(spool.root.glob("incoming/*")) - {young, old}
+        for path in (written_to, old):
+            os.utime(path, (0, 0))
+        Office(settings, ledger).sweep()
+        assert set(spool.root.glob("incoming/*")) == {young, written_to}
 
 
 def test_office_sends_and_drops(tmp_path):

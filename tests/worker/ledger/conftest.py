@@ -72,6 +72,9 @@ def clock() -> Clock:
     return Clock()
 
 
+_AS_OWNER = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=keep")
+
+
 class Cluster:
     """A PostgreSQL server of our own, on a socket in a directory of our own."""
 
@@ -87,15 +90,26 @@ class Cluster:
         """Run one of PostgreSQL's programs as the owner of the cluster."""
         command = [str(self._programs / program), *arguments]
         if os.getuid() == 0:
-            command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+            command = [*_AS_OWNER, *command]
         # Output to a file: the server inherits it, and a pipe would stay open for as long as it lives.
         with (self.directory / "log").open("a") as log:
             done = subprocess.run(command, cwd="/", stdout=log, stderr=log, check=False)
         assert done.returncode == 0, (self.directory / "log").read_text()
 
-    def start(self) -> None:
+    def foreground(self) -> list[str]:
+        """Make the cluster, and return the command that runs its server in the foreground."""
+        self._initialise()
+        command = [str(self._programs / "postgres"), "-D", str(self.directory / "data")]
+        command += ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self.directory}"]
+        return [*_AS_OWNER, *command] if os.getuid() == 0 else command
+
+    def _initialise(self) -> None:
         data = str(self.directory / "data")
         self.run("initdb", "-D", data, "-U", "covariance", "--auth=trust", "--no-sync", "--encoding=UTF8")
+
+    def start(self) -> None:
+        self._initialise()
+        data = str(self.directory / "data")
         options = f"-c listen_addresses='' -c unix_socket_directories={self.directory} -c fsync=off"
         self.run("pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{self.directory}/server.log", "start")
 
