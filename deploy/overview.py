@@ -161,7 +161,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
     if record.conflict_at:
         since = _time(record.conflict_at)
         yield (
-            f"[bold red]nothing is sent since {since}[/]: the images name different patients",
+            f"[bold red]IDENTITY_CONFLICT[/]: two patients, nothing is sent since {since}",
             [],
         )
     yield (
