@@ -9,7 +9,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test fuzz check format bench load chaos clean
+.PHONY: help demo serve test fuzz check format bench load chaos secrets audit-deps sbom clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,20 @@ load: .venv/.developing ## 100 senders at once, a burst, 5,000 studies; writes b
 chaos: .venv/.developing ## Break everything, ask what was lost; writes build/chaos.json (ARGS=--short: a minute or two)
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+secrets: .venv/.securing ## Search the tracked files for secrets
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .ci/secrets.baseline
+	@echo 'No secret in the tracked files'
+
+audit-deps: .venv/.securing ## Look the locked packages up among known vulnerabilities
+	@.ci/audit-deps
+
+sbom: .venv/.securing ## Write what serving installs to build/sbom.cdx.json (CycloneDX, validated)
+	@UV_PROJECT_ENVIRONMENT=build/serving UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --frozen --quiet \
+	    --no-default-groups --extra embedded --extra postgresql
+	@$(BIN)/cyclonedx-py environment build/serving/bin/python --pyproject pyproject.toml \
+	    --mc-type application --output-reproducible --validate --output-file build/sbom.cdx.json
+	@echo 'Written: build/sbom.cdx.json'
+
 clean: ## Remove what was built (the .venv stays)
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -67,3 +81,8 @@ clean: ## Remove what was built (the .venv stays)
 	@echo 'Installing what development needs (torch included; the first time takes minutes)'
 	@$(SYNC) --extra embedded --extra postgresql --extra training --group test --group check
 	@touch $@ .venv/.serving
+
+.venv/.securing: .venv/.uv pyproject.toml uv.lock
+	@echo 'Installing what searches for secrets and known vulnerabilities'
+	@$(SYNC) --group security
+	@touch $@

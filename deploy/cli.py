@@ -5,6 +5,8 @@ Exit codes: 0 all is well; 1 something failed or is not done; 2 usage or setting
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,4 +73,12 @@ def options(
 
 def main() -> None:
     """Run the command line."""
+    _keep_private()
     app()
+
+
+def _keep_private() -> None:
+    # Inherited by all that is started from here, the broker included: what has no mode of its own is private.
+    os.umask(0o077)
+    # The memory of a process that crashes holds films and names.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -85,6 +85,8 @@ def _stations(state: Mapping[str, Any]) -> Table:
     for name in ("by_policy", "quarantined"):
         if state[name]:
             table.add_row(f"  {name.replace('_', ' ')}", _counts(state[name]))
+    if state["purged"]:
+        table.add_row("  purged", str(state["purged"]))
     table.add_row("jobs", _counts(state["jobs"]))
     table.add_row("results", _counts(state["results"]))
     for destination, counts in state["deliveries"].items():
@@ -107,12 +109,16 @@ def _studies(studies: list[dict[str, Any]]) -> Table:
         table.add_row(
             one["study_instance_uid"],
             str(one["images"]),
-            _word(one["job"]),
+            _job(one["job"], one["reason"]),
             _word(one["decision"]),
             "" if one["probability"] is None else f"{one['probability']:.3f}",
             _counts(one["deliveries"]),
         )
     return table
+
+
+def _job(state: str | None, reason: str | None) -> Text:
+    return _word(state) if reason is None else Text.assemble(_word(state), f" {reason}")
 
 
 def _word(value: str | None) -> Text:
@@ -152,6 +158,12 @@ def _by_end(ledger: Ledger, end: str) -> StudyRecord:
 
 
 def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
+    if record.conflict_at:
+        since = _time(record.conflict_at)
+        yield (
+            f"[bold red]IDENTITY_CONFLICT[/]: two patients, nothing is sent since {since}",
+            [],
+        )
     yield (
         "images",
         [
@@ -159,6 +171,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
                 one.sop_instance_uid,
                 f"  from {one.calling_ae} at {_time(one.received_at)}  ",
                 _word(one.disposition),
+                "  purged" if one.purged_at else "",
                 f"  p={one.probability:.3f}" if one.probability is not None else "",
                 _why(one.reason, one.sentence),
             )

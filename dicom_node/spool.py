@@ -10,11 +10,12 @@ Everything appears by rename after its bytes are on the disk, and the directory 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -91,10 +92,11 @@ class Spool:
         A study whose directory has not changed is not looked into again, so that this may be asked
         every few seconds of a spool that holds many thousands.
         """
-        now_ns = time.time_ns()
+        now_ns, seen = time.time_ns(), set[str]()
         for directory in os.scandir(self._studies):
             if not is_valid_uid(directory.name) or not directory.is_dir():
                 continue
+            seen.add(directory.name)
             try:
                 study = self._look_into(directory, now_ns)
             except OSError as error:
@@ -103,6 +105,8 @@ class Spool:
                 continue
             if study is not None:
                 yield study
+        for purged in self._looked_into.keys() - seen:
+            del self._looked_into[purged]
 
     def _look_into(self, directory: os.DirEntry[str], now_ns: int) -> SpooledStudy | None:
         changed_ns = directory.stat().st_mtime_ns
@@ -136,13 +140,37 @@ class Spool:
             log.warning("files_not_ours_ignored", study=study_instance_uid, files=strays)
         return sorted(found, key=lambda instance: (instance.received_at, instance.path.name))
 
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Remove objects of one study, durably; those that are gone are fine.
+
+        Raises:
+            OSError: the disk does not let one go.
+            ValueError: one is not an object of the spool.
+        """
+        if any(path.parent.parent != self._studies or not _NAME.fullmatch(path.name) for path in paths):
+            raise ValueError("only received objects may be removed")
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for directory in {path.parent for path in paths}:
+            with contextlib.suppress(FileNotFoundError):
+                synchronise(directory)
+            with contextlib.suppress(OSError):  # another object came
+                directory.rmdir()
+
     def _file(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
         """Give a part its name in its study, durably; exactly one of equal parts is `NEW`."""
+        part.synchronise()
+        reach("spool.after_fsync")
+        try:
+            return self._place(part, name, study_instance_uid)
+        except FileNotFoundError:
+            # Its last objects were purged at this moment, and the directory went with them.
+            return self._place(part, name, study_instance_uid)
+
+    def _place(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
         directory = self._study_directory(study_instance_uid)
         path = directory / name
         prefix = name[: name.index("_") + 1]
-        part.synchronise()
-        reach("spool.after_fsync")
         with self._filing:
             known = [entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix)]
             if name in known:
@@ -160,7 +188,9 @@ class Spool:
     def _study_directory(self, study_instance_uid: str) -> Path:
         directory = self._studies / study_instance_uid
         # Another thread may have made it and not be done: whoever has not seen it durable synchronises.
-        if study_instance_uid not in self._durable or not directory.is_dir():
+        if not directory.is_dir():
+            self._durable.discard(study_instance_uid)
+        if study_instance_uid not in self._durable:
             make_directory(directory)
             if len(self._durable) >= _REMEMBERED_STUDIES:
                 self._durable.clear()

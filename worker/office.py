@@ -17,6 +17,7 @@ from worker.checkpoints import Checkpointer
 from worker.deliver import Deliverer
 from worker.ledger import Ledger, open_ledger
 from worker.reconcile import Reconciler
+from worker.retain import Retainer
 from worker.settings import Settings
 
 log = get_logger("office")
@@ -39,6 +40,7 @@ class Office:
         self._settings = settings
         self._spool = Spool(settings.spool.path)
         self._ledger = ledger
+        self._retainer = Retainer(settings, ledger)
         self._deliverers = [Deliverer(d, settings=settings, ledger=ledger) for d in settings.destinations]
         self._reconciler = Reconciler(
             assembly=settings.assembly, spool=self._spool, ledger=ledger, dispatcher=Dispatcher(settings)
@@ -53,6 +55,7 @@ class Office:
             (self.take_reports, pauses.poll_seconds, 0.0),
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
             (self.sweep, _LONGEST_PAUSE, 0.0),
+            (self._retainer.step, pauses.reconcile_seconds, 0.0),
             *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
             *self._audit_loops(),
         ]

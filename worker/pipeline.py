@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from dicom_node.errors import Permanent, Retryable
+from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool, SpooledInstance
@@ -82,6 +82,13 @@ class Pipeline:
             raise
 
     def _score_and_record(self, claim: Claim) -> None:
+        if claim.purged:
+            # Scored from the rest alone, a study could lose the film that made it positive.
+            raise Permanent(
+                Reason.FILE_PURGED,
+                f"Of {len(claim.instances)} images {claim.purged} had been purged when another came: the "
+                "result in force stands. Send the whole study again to have it scored anew.",
+            )
         finding = self._scorer.find(
             claim.study_instance_uid,
             claim.generation,

@@ -44,7 +44,7 @@ class Reconciler:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._clock = clock
-        self._settled: dict[str, int] = {}
+        self._settled: dict[str, tuple[int, int]] = {}
         self._rung: dict[str, datetime] = {}
 
     def step(self) -> int:
@@ -77,11 +77,15 @@ class Reconciler:
         return list(dict.fromkeys((*ready, *self._unregistered(now - waited))))
 
     def _unregistered(self, by: datetime) -> list[str]:
-        # By the number of files, which only grows; two files may share a time.
+        # By number and time of the files: two may share a time, and one that was purged may come again.
+        found = list(self._spool.studies())
+        seen = {study.study_instance_uid for study in found}
+        self._settled = {uid: state for uid, state in self._settled.items() if uid in seen}
         open_questions = [
             study
-            for study in self._spool.studies()
-            if self._settled.get(study.study_instance_uid) != study.instances and self._released(study, by)
+            for study in found
+            if self._settled.get(study.study_instance_uid) != (study.instances, study.last_ns)
+            and self._released(study, by)
         ]
         if not open_questions:
             return []
@@ -92,7 +96,7 @@ class Reconciler:
                 waiting.append(study.study_instance_uid)
             else:
                 # Nothing more to ask the ledger until another file arrives.
-                self._settled[study.study_instance_uid] = study.instances
+                self._settled[study.study_instance_uid] = (study.instances, study.last_ns)
         return waiting
 
     def _released(self, study: SpooledStudy, by: datetime) -> bool:

@@ -158,6 +158,17 @@ class AuditSection(Section):
     """Seconds to wait for the server at each step."""
 
 
+class RetentionSection(Section):
+    """When received films leave the spool. Never because it is full: the node then answers A700."""
+
+    enabled: bool = False
+    """Whether the deliverer purges by itself; else films stay until `covariance purge --yes`."""
+    keep_days: float = Field(default=30.0, ge=0)
+    """Days since the last image of a study came before its films may go, all results proven."""
+    quarantined: bool = False
+    """Whether quarantined films go as well; they cannot be tried again after."""
+
+
 class Settings(NodeSettings):
     """Everything, checked."""
 
@@ -169,6 +180,7 @@ class Settings(NodeSettings):
     report: ReportSection = ReportSection()
     delivery: DeliverySection = DeliverySection()
     audit: AuditSection = AuditSection()
+    retention: RetentionSection = RetentionSection()
     destinations: tuple[Destination, ...] = ()
 
     @model_validator(mode="after")

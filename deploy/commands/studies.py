@@ -1,4 +1,4 @@
-"""`status`, `show`, `retry` and `audit`: what was done, and what people may do about it."""
+"""`status`, `show`, `retry`, `purge` and `audit`: what was done, and what people may do about it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Studies")(status)
     app.command(rich_help_panel="Studies")(show)
     app.command(rich_help_panel="Studies")(retry)
+    app.command(rich_help_panel="Studies")(purge)
     app.add_typer(audit, name="audit", rich_help_panel="Studies")
 
 
@@ -54,6 +55,16 @@ def retry(
     with open_ledger(load_settings(), migrate=False) as ledger:
         count = ledger.retry(study)
     typer.echo(f"{count} {'is' if count == 1 else 'are'} due again." if count else "Nothing was set aside.")
+
+
+def purge(
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Remove them; else only say which.")] = False,
+) -> None:
+    """Remove received films whose results are proven and that are older than retention.keep_days."""
+    from deploy.purge import purge_films
+    from worker.settings import load_settings
+
+    purge_films(load_settings(), really=yes)
 
 
 CheckpointOption = Annotated[

@@ -117,3 +117,9 @@ def test_audit_roles_of_sqlite(invoke, ledger):
     done = invoke("audit", "roles")
     assert done.exit_code == 0
     assert "SQLite has no roles" in done.stdout
+
+
+def test_purge_of_nothing_removes_nothing(invoke, ledger):
+    """`purge` says what would go, in films, studies and bytes, and needs --yes to do it."""
+    assert "0 films of 0 studies, 0 bytes would go" in invoke("purge").output
+    assert "0 films purged" in invoke("purge", "--yes").output

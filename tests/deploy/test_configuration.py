@@ -87,10 +87,10 @@ def test_the_hash_key_is_not_shown(read):
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://user:hidden@h/0",
+        "redis://user:hidden@h/0",  # pragma: allowlist secret
         "redis://:hidden@h:6379/0",
         "rediss://user:hid:hidden@h/0",
-        "postgresql+psycopg://u:hid@hidden@h/db",
+        "postgresql+psycopg://u:hid@hidden@h/db",  # pragma: allowlist secret
         "postgresql+psycopg://u:hid/hidden@h/db",
         "postgresql+psycopg://u:hid#hid?hidden@h/db",
         "postgresql+psycopg://u@h/db?password=hidden",

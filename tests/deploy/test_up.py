@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,24 @@ def test_it_serves_and_leaves_nothing_behind(up, tmp_path, family, alive):
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0
     assert (tmp_path / "covariance-data" / "spool").is_dir()
+
+
+def test_whatever_it_makes_is_private(up, tmp_path, family, eventually):
+    """No other account may open ledger, WAL, engine cache, broker folder or spool, and no core is kept."""
+    process, _ = up()
+    data = tmp_path / "covariance-data"
+    eventually(lambda: list((data / "engine-cache").glob("*")), what="the engine has filled its cache")
+    # OpenVINO gives its compiled models a mode of their own; their directory is closed.
+    made = [path for path in (data, *data.rglob("*")) if path.suffix != ".blob"]
+    names = {path.name for path in made}
+    assert {"ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm", "valkey.sock", "spool"} <= names
+    modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.lstat().st_mode) for path in made}
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+    for pid in (process.pid, *family(process.pid)):
+        status = Path(f"/proc/{pid}/status").read_text()
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert "Umask:\t0077" in status
+        assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

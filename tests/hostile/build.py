@@ -19,7 +19,7 @@ from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from dicom_node.wire import PDU_HEADER, PDV_HEADER, RELEASE_RQ, Control, PduType, p_data
 from tests.dicom_node.build import Listening
-from tests.integration.conftest import COVARIANCE, Program, eventually
+from tests.integration.system import COVARIANCE, Program, eventually
 
 MARK = "SECRET"
 """In every identifier and in every other value that a test makes up."""

@@ -31,7 +31,7 @@ from tests.hostile.build import (
     pdv,
 )
 from tests.hostile.conftest import GROWTH_BYTES, MEGABYTE
-from tests.integration.conftest import eventually
+from tests.integration.system import eventually
 
 ASSOCIATED = "accepted"
 FILM = film(PatientName=f"{MARK}^NAME", PatientID=MARK)

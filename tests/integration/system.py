@@ -58,6 +58,7 @@ class Program:
     command: list[str]
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
+    directory: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Program:
@@ -67,6 +68,7 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**ENVIRONMENT, **self.environment},
+                cwd=self.directory,
                 start_new_session=True,
             )
         return self
@@ -170,7 +172,7 @@ class System:
 
         return eventually(ended, what="the image has ended as scored, by policy or quarantined")
 
-    def send(self, *datasets: Dataset) -> None:
+    def send(self, *datasets: Dataset, calling: str = "MODALITY") -> None:
         """Send as a modality does: DCMTK's storescu, one association."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         files = []
@@ -178,7 +180,7 @@ class System:
             files.append(str(folder / f"{number}.dcm"))
             dcmwrite(files[-1], dataset, enforce_file_format=True)
         subprocess.run(
-            ["storescu", "-R", "-aet", "MODALITY", "-aec", "COVARIANCE", "127.0.0.1", str(self.port), *files],
+            ["storescu", "-R", "-aet", calling, "-aec", "COVARIANCE", "127.0.0.1", str(self.port), *files],
             check=True,
             env=ENVIRONMENT,
             timeout=120,

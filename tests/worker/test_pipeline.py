@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from dicom_node import uids
 from dicom_node.errors import Reason, Retryable
 from dicom_node.spool import Spool
 from tests.worker.build import Clock, settings_in
-from worker.ledger import open_ledger
+from worker.ledger import PurgeRule, open_ledger
 from worker.phantom import phantom_dataset
 from worker.pipeline import Pipeline, pause_after
 from worker.scorer import Scorer
@@ -119,6 +120,95 @@ def test_stray_file_is_nobodys_business(site, films):
     film.path.with_name("notes.dcm").write_bytes(b"abc")
     site.score()
     assert site.ends() == {film.sop_instance_uid: ("scored", None)}
+
+
+def prove(site):
+    """The PACS has everything of the study that is due."""
+    for one in site.ledger.due_deliveries("pacs", 10):
+        site.ledger.deliveries_sent({one.delivery_id: 0x0000})
+        site.ledger.delivery_verified(one.delivery_id)
+
+
+def late(spooled, **changed):
+    """One more image of the study, with these attributes."""
+    ds = phantom_dataset(9, rows=520, columns=430)
+    ds.StudyInstanceUID, ds.PatientID = STUDY, "PHANTOM-1"
+    for keyword, value in changed.items():
+        setattr(ds, keyword, value)
+    return spooled(ds)
+
+
+OTHER_PATIENT = [
+    {"PatientID": "PHANTOM-2"},
+    {"PatientID": ""},
+    {"PatientBirthDate": "19610203"},
+    # An object that is never scored names a patient all the same.
+    {"PatientID": "PHANTOM-2", "SOPClassUID": uids.CT_IMAGE, "Modality": "CT"},
+]
+
+
+@pytest.mark.parametrize("changed", OTHER_PATIENT, ids=["id", "no id", "birth date", "CT"])
+def test_late_image_of_another_patient_after_the_result(site, films, spooled, changed):
+    """The result that was written back stays in force, nothing new is made, and the study says why."""
+    (film,) = films(1)
+    site.score()
+    prove(site)
+    before = site.study().results
+    other = late(spooled, **changed)
+    site.score()
+    conflict = ("quarantined", Reason.IDENTITY_CONFLICT)
+    assert site.ends() == {film.sop_instance_uid: ("scored", None), other.sop_instance_uid: conflict}
+    assert site.study().results == before
+    assert site.study().conflict_at is not None
+    assert site.ledger.due_deliveries("pacs", 10) == []
+    (summary,) = site.ledger.studies()
+    assert (summary.job, summary.reason) == conflict
+    assert site.ledger.status().quarantined == {Reason.IDENTITY_CONFLICT: 1}
+
+
+def test_conflict_stops_what_is_still_to_be_sent(site, films, spooled):
+    """A result that waits for its PACS is not sent once the study names two patients, whatever is retried."""
+    films(1)
+    site.score()
+    assert len(site.ledger.due_deliveries("pacs", 10)) == 2
+    late(spooled, PatientID="PHANTOM-2")
+    site.score()
+    assert site.ledger.due_deliveries("pacs", 10) == []
+    site.ledger.retry(STUDY)
+    assert site.ledger.due_deliveries("pacs", 10) == []
+    site.score()
+    assert site.ledger.due_deliveries("pacs", 10) == []
+
+
+def test_conflict_ends_when_the_images_agree(site, films, spooled):
+    """Once a generation ends well nothing holds the study back."""
+    films(1)
+    site.score()
+    other = late(spooled, PatientID="PHANTOM-2")
+    site.score()
+    other.path.write_bytes(other.path.read_bytes()[:-1])  # it cannot be read any more, and counts for nothing
+    site.ledger.retry(STUDY)
+    site.score()
+    assert site.study().conflict_at is None
+    assert len(site.ledger.due_deliveries("pacs", 10)) == 2
+
+
+def test_late_image_of_a_purged_study_is_held(site, films, spooled):
+    """A part of a study is not scored: the result in force stays, and the late image says what to do."""
+    (film,) = films(1)
+    site.score()
+    prove(site)
+    rule = PurgeRule(received_before=site.clock.now + timedelta(days=1))
+    assert site.ledger.purge([STUDY], rule) == 1
+    site.spool.remove([one.path for one in site.ledger.leaving(limit=10)])
+    site.ledger.removed(site.ledger.leaving(limit=10))
+    before = site.study().results
+    other = late(spooled)
+    site.score()
+    held = ("quarantined", Reason.FILE_PURGED)
+    assert site.ends() == {film.sop_instance_uid: ("scored", None), other.sop_instance_uid: held}
+    assert site.study().results == before
+    assert "Send the whole study again" in site.study().jobs[-1].sentence
 
 
 def test_missing_file_that_comes_back(site, films):

@@ -33,6 +33,7 @@ from worker.ledger.records import (
     TrailEvent,
 )
 from worker.ledger.results import Results
+from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
 from worker.ledger.retry import Retry
 from worker.ledger.store import Clock, Files, make_engine, utcnow
 from worker.ledger.trail import Trail
@@ -53,9 +54,12 @@ __all__ = [
     "JobRecord",
     "JobState",
     "Kind",
+    "LeavingFile",
     "Ledger",
     "LedgerStatus",
     "OutputRecord",
+    "PurgeRule",
+    "PurgeableStudy",
     "Recorded",
     "Registration",
     "ResultRecord",
@@ -69,7 +73,7 @@ __all__ = [
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retry, Trail, Views):
+class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(

@@ -48,6 +48,9 @@ class Kind(StrEnum):
     NOT_FOUND = "not_found"
     RETRIED = "retried"
     OUTPUT_DROPPED = "output_dropped"
+    PURGED = "purged"
+    CAME_AGAIN = "came_again"
+    """Images that were purged are in the spool once more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, select, update
+from sqlalchemy import ColumnElement, Row, Select, exists, select, update
 
 from worker.findings import Role
 from worker.ledger.audit import Kind
-from worker.ledger.models import Delivery, DeliveryState, Output, Result
+from worker.ledger.models import Delivery, DeliveryState, Output, Result, Study
 from worker.ledger.store import Store, Transaction
 
 _SENDABLE = (
@@ -45,8 +45,13 @@ class Deliveries(Store):
     """Keeps the deliverer's state, so that a restart forgets nothing."""
 
     def due_deliveries(self, destination: str, limit: int) -> list[DueDelivery]:
-        """What is to be sent to the destination now, the longest-waiting first."""
-        due = (Delivery.state == DeliveryState.DUE, Delivery.due_at <= self._clock())
+        """What is to be sent to the destination now, the longest-waiting first.
+
+        Nothing of a study whose images name different patients.
+        """
+        mine = Study.study_instance_uid == Result.study_instance_uid
+        conflict = exists().where(mine, Study.conflict_at.is_not(None))
+        due = (Delivery.state == DeliveryState.DUE, Delivery.due_at <= self._clock(), ~conflict)
         return self._deliveries(destination, due, limit)
 
     def deliveries_sent(self, statuses: Mapping[int, int]) -> None:

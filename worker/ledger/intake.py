@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, func, insert, select, update
 
 from dicom_node.errors import Reason
 from dicom_node.spool import SpooledInstance
@@ -39,33 +39,38 @@ class Intake(Store):
 
         Our own output that came back is set aside, a second content of a known SOP instance is quarantined.
         Any other new image makes a new generation, whose job takes the place of the study's earlier one.
+        An image that was purged and came again is kept again; it gives work only to a study that was held
+        for want of it.
 
         Raises:
             Retryable: the database is away or busy.
         """
         with self._reading() as connection:
             # Most calls find nothing new: they need not wait for a writer.
-            known = set(connection.execute(_contents(study_instance_uid)))
+            known = set(connection.execute(_contents(study_instance_uid, Image.removed_at.is_(None))))
             if all((one.sop_instance_uid, one.sha256) in known for one in instances):
                 return _answer(connection.execute(_newest_job(study_instance_uid)).one_or_none(), new=0)
         with self._writing() as writer:
             return _register(writer, study_instance_uid, instances)
 
     def registered(self, study_instance_uid: str) -> int:
-        """How many images of the study are registered, to compare with the spool."""
-        count = select(func.count()).where(Image.study_instance_uid == study_instance_uid)
+        """How many images of the study are registered and not purged, to compare with the spool."""
+        mine = (Image.study_instance_uid == study_instance_uid, Image.removed_at.is_(None))
+        count = select(func.count()).where(*mine)
         with self._reading() as connection:
             return connection.execute(count).scalar_one()
 
     def registered_counts(self) -> dict[str, int]:
         """`registered` of every study that has images, in one query."""
-        counts = select(Image.study_instance_uid, func.count()).group_by(Image.study_instance_uid)
+        kept = select(Image.study_instance_uid, func.count()).where(Image.removed_at.is_(None))
+        counts = kept.group_by(Image.study_instance_uid)
         with self._reading() as connection:
             return dict(connection.execute(counts).all())
 
 
-def _contents(study_instance_uid: str) -> Select[str, str]:
-    return select(Image.sop_instance_uid, Image.sha256).where(Image.study_instance_uid == study_instance_uid)
+def _contents(study_instance_uid: str, *where: ColumnElement[bool]) -> Select[str, str]:
+    mine = Image.study_instance_uid == study_instance_uid
+    return select(Image.sop_instance_uid, Image.sha256).where(mine, *where)
 
 
 def _newest_job(study_instance_uid: str) -> Select[JobState, int]:
@@ -94,12 +99,39 @@ def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance
     if rows:
         writer.execute(insert(Image), rows)
     gives_work = any(row["generation"] for row in rows)
-    if gives_work:
+    if _came_again(writer, uid, instances) or gives_work:
         generation += 1
         open_job(writer, uid, generation)
     if rows:
         writer.note(Kind.REGISTERED, uid, generation=generation, images=[_told(row) for row in rows])
     return _answer(writer.execute(_newest_job(uid)).one_or_none(), new=len(rows))
+
+
+def _came_again(writer: Transaction, uid: str, instances: Sequence[SpooledInstance]) -> bool:
+    """Keep purged images that the spool holds once more; say whether the study was held for them."""
+    came = {(one.sop_instance_uid, one.sha256): one.received_at for one in instances}
+    gone = select(Image.id, Image.sop_instance_uid, Image.sha256, Image.purged_at)
+    gone = gone.where(Image.study_instance_uid == uid, Image.removed_at.is_not(None))
+    # By their time: what was listed before a purge is not what came after it.
+    again = [
+        row
+        for row in writer.execute(gone).all()
+        if (at := came.get((row.sop_instance_uid, row.sha256))) and at > row.purged_at
+    ]
+    if not again:
+        return False
+    these = Image.id.in_([row.id for row in again])
+    writer.execute(update(Image).where(these).values(purged_at=None, removed_at=None))
+    images = [{"sop_instance_uid": row.sop_instance_uid, "sha256": row.sha256} for row in again]
+    writer.note(Kind.CAME_AGAIN, uid, images=images)
+    return _end_hold(writer, uid)
+
+
+def _end_hold(writer: Transaction, uid: str) -> bool:
+    held = and_(Image.study_instance_uid == uid, Image.reason == Reason.FILE_PURGED)
+    waiting = update(Image).where(held, Image.disposition == Disposition.QUARANTINED)
+    freed = waiting.values(disposition=Disposition.PENDING, reason=None, sentence=None)
+    return writer.execute(freed.returning(Image.id)).first() is not None
 
 
 def _arrival(instance: SpooledInstance) -> tuple[datetime, str]:

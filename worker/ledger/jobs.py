@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, select, update
 
 from dicom_node.errors import Reason
 from dicom_node.spool import SpooledInstance
 from worker.findings import ModelIdentity, StudyFinding
 from worker.ledger.audit import Kind
-from worker.ledger.models import Disposition, Image, Job, JobState
+from worker.ledger.models import Disposition, Image, Job, JobState, Study
 from worker.ledger.store import Store, Transaction
 
 
@@ -31,6 +31,8 @@ class Claim:
     fence: int
     instances: tuple[SpooledInstance, ...]
     """Every image that the study's result is to rest on, oldest first; one a SOP instance."""
+    purged: int = 0
+    """How many of them were purged: their files are gone, and a part of a study is no study."""
 
 
 class Recorded(StrEnum):
@@ -84,6 +86,7 @@ class Jobs(Store):
                 job_id=facts.pop("id"),
                 study_instance_uid=study_instance_uid,
                 instances=_instances(writer, study_instance_uid),
+                purged=writer.execute(_purged(study_instance_uid)).scalar_one(),
                 **facts,
             )
 
@@ -125,6 +128,9 @@ class Jobs(Store):
                 return job
             told = tell_algorithm(model) if model else {}
             _quarantine(writer, job, reason, sentence, **told)
+            if reason is Reason.IDENTITY_CONFLICT:
+                # An earlier result may still be on its way, and its patient may be the wrong one.
+                _mark_conflict(writer, claim.study_instance_uid, writer.now)
             return Recorded.RECORDED
 
     def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> list[str]:
@@ -169,6 +175,12 @@ def finish_job(writer: Transaction, claim: Claim) -> None:
     """Mark the job done."""
     done = {"state": JobState.DONE, "finished_at": writer.now, "lease_until": None, "sentence": None}
     writer.execute(update(Job).where(Job.id == claim.job_id).values(**done))
+    _mark_conflict(writer, claim.study_instance_uid, None)
+
+
+def _mark_conflict(writer: Transaction, study_instance_uid: str, at: datetime | None) -> None:
+    mine = Study.study_instance_uid == study_instance_uid
+    writer.execute(update(Study).where(mine).values(conflict_at=at))
 
 
 def dispose(writer: Transaction, claim: Claim, finding: StudyFinding, *, only_pending: bool = False) -> None:
@@ -244,6 +256,11 @@ def _claimable(now: Any) -> ColumnElement[bool]:
         and_(Job.state == JobState.READY, Job.not_before <= now),
         and_(Job.state == JobState.CLAIMED, Job.lease_until <= now),
     )
+
+
+def _purged(study_instance_uid: str) -> Select[int]:
+    mine = (Image.study_instance_uid == study_instance_uid, Image.generation.is_not(None))
+    return select(func.count()).where(*mine, Image.purged_at.is_not(None))
 
 
 def _instances(writer: Transaction, study_instance_uid: str) -> tuple[SpooledInstance, ...]:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -121,13 +122,24 @@ class Study(Base):
     generation: Mapped[int]
     """The newest one; 0 while no image of the study gave work."""
     registered_at: Mapped[datetime]
+    conflict_at: Mapped[datetime | None]
+    """When its images were found to name different patients: nothing of it is sent until that is mended."""
+
+
+def _partial_index(name: str, column: str, where: str) -> Index:
+    # History grows for ever: these hold only what is still to be done.
+    return Index(name, column, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Image(Base):
     """One content of one SOP instance, as spooled."""
 
     __tablename__ = "images"
-    __table_args__ = (UniqueConstraint("study_instance_uid", "sop_instance_uid", "sha256"),)
+    __table_args__ = (
+        UniqueConstraint("study_instance_uid", "sop_instance_uid", "sha256"),
+        _partial_index("ix_images_kept", "received_at", "purged_at IS NULL"),
+        _partial_index("ix_images_leaving", "purged_at", "purged_at IS NOT NULL AND removed_at IS NULL"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(ForeignKey(Study.study_instance_uid))
@@ -150,6 +162,10 @@ class Image(Base):
     sentence: Mapped[str | None]
     logit: Mapped[float | None]
     probability: Mapped[float | None]
+    purged_at: Mapped[datetime | None]
+    """When it was decided that the file goes. The row stays."""
+    removed_at: Mapped[datetime | None]
+    """When the file was gone."""
 
 
 class Job(Base):

@@ -34,6 +34,8 @@ class ImageRecord:
     sentence: str | None
     logit: float | None
     probability: float | None
+    purged_at: datetime | None
+    """When it was decided that the file goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,8 @@ class StudyRecord:
     study_instance_uid: str
     generation: int
     registered_at: datetime
+    conflict_at: datetime | None
+    """When its images were found to name different patients: nothing of it is sent since."""
     images: tuple[ImageRecord, ...]
     jobs: tuple[JobRecord, ...]
     results: tuple[ResultRecord, ...]
@@ -153,6 +157,8 @@ class StudySummary:
     images: int
     job: JobState | None
     """Of the newest generation; None when no image gave work."""
+    reason: Reason | None
+    """Why that job is quarantined."""
     decision: str | None
     probability: float | None
     deliveries: Mapping[DeliveryState, int]
@@ -170,6 +176,8 @@ class LedgerStatus:
     """By reason."""
     quarantined: Mapping[str, int]
     """By reason."""
+    purged: int
+    """Images whose files are gone or go: they are still counted in `images`."""
     jobs: Mapping[JobState, int]
     results: Mapping[str, int]
     """Results in force: `positive`, `negative`, `not_analysed`."""

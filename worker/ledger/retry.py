@@ -57,7 +57,8 @@ def _reopen_jobs(writer: Transaction, uid: str | None) -> int:
 def _reopen_studies(writer: Transaction, uid: str | None) -> int:
     newest = and_(Job.study_instance_uid == Study.study_instance_uid, Job.generation == Study.generation)
     ended = (Job.state == JobState.DONE, *_of(Study.study_instance_uid, uid))
-    quarantined = exists().where(Image.study_instance_uid == Study.study_instance_uid, _SET_ASIDE)
+    kept = Image.purged_at.is_(None)
+    quarantined = exists().where(Image.study_instance_uid == Study.study_instance_uid, _SET_ASIDE, kept)
     studies = writer.execute(
         select(Study.study_instance_uid, Study.generation).join(Job, newest).where(*ended, quarantined)
     ).all()

@@ -86,6 +86,9 @@ def _status(connection: Connection, now: datetime) -> LedgerStatus:
         images={state: images.get(state, 0) for state in Disposition},
         by_policy={reason: count for reason, count in by_policy.items() if reason is not None},
         quarantined={reason: count for reason, count in quarantined.items() if reason is not None},
+        purged=connection.execute(
+            select(func.count()).select_from(Image).where(Image.purged_at.is_not(None))
+        ).scalar_one(),
         jobs={state: jobs.get(state, 0) for state in JobState},
         results={decision or "not_analysed": count for decision, count in decisions.items()},
         deliveries=deliveries,
@@ -118,7 +121,7 @@ def _summaries(connection: Connection, limit: int) -> list[StudySummary]:
     newest_job = and_(Job.study_instance_uid == Study.study_instance_uid, Job.generation == Study.generation)
     result = and_(Result.study_instance_uid == Study.study_instance_uid, in_force)
     rows = connection.execute(
-        select(Study.__table__, Job.state.label("job"), Result.decision, Result.probability)
+        select(Study.__table__, Job.state.label("job"), Job.reason, Result.decision, Result.probability)
         .select_from(Study)
         .outerjoin(Job, newest_job)
         .outerjoin(Result, result)

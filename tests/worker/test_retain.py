@@ -1,0 +1,162 @@
+"""Retention: what is proven and old enough leaves the spool, and a crash leaves nothing half done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicom_node import uids
+from dicom_node.spool import Filed, Spool
+from tests.dicom_node.build import arrival, encoded, film
+from tests.worker.build import Clock, settings_in
+from tests.worker.ledger.conftest import Given
+from worker.ledger import Recorded, open_ledger
+from worker.retain import Retainer
+
+STUDY = "1.2.840.1"
+DAY = 86_400.0
+
+
+class Site:
+    """A spool, a ledger and a retainer over them, and a study that went all the way."""
+
+    def __init__(self, folder, ledger, clock, **retention):
+        self.settings = settings_in(folder, retention=retention)
+        self.spool = Spool(self.settings.spool.path)
+        self.spool.prepare()
+        self.ledger = ledger
+        self.clock = clock
+        self.retainer = Retainer(self.settings, ledger, clock=clock)
+
+    def receive(self, dataset, study=STUDY):
+        dataset.StudyInstanceUID = study
+        now = replace(arrival(), received_at=self.clock.now)
+        syntax = uids.EXPLICIT_VR_LITTLE_ENDIAN
+        return self.spool.store(encoded(dataset), transfer_syntax_uid=syntax, arrival=now)
+
+    def prove(self, study=STUDY):
+        """Register, score, store and prove what the spool holds of the study."""
+        self.ledger.register(study, self.spool.instances(study))
+        given = Given(self.ledger)
+        claim = given.try_claim(study)
+        finding = given.finding(claim)
+        recorded = self.ledger.record(claim, finding, given.outputs(finding), ["pacs"])
+        assert recorded is Recorded.RECORDED
+        for one in self.ledger.due_deliveries("pacs", 100):
+            self.ledger.deliveries_sent({one.delivery_id: 0x0000})
+            self.ledger.delivery_verified(one.delivery_id)
+
+    def files(self):
+        return sorted(path.name for path in (self.spool.root / "studies").glob("*/*"))
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def site(tmp_path, clock):
+    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
+        yield Site(tmp_path, ledger, clock, enabled=True, keep_days=7)
+
+
+def test_films_go_when_their_time_is_up(site, clock):
+    """A proven study is there for keep_days, and then neither its files nor its directory are."""
+    site.receive(film())
+    site.prove()
+    clock.pass_by(6.9 * DAY)
+    site.retainer.step()
+    assert len(site.files()) == 1
+    clock.pass_by(0.2 * DAY)
+    site.retainer.step()
+    assert list((site.spool.root / "studies").iterdir()) == []
+
+
+def test_retention_is_off_by_default(site, clock, tmp_path):
+    """Without the setting nothing ever goes by itself."""
+    site.receive(film())
+    site.prove()
+    clock.pass_by(10_000 * DAY)
+    Retainer(settings_in(tmp_path), site.ledger, clock=clock).step()
+    assert len(site.files()) == 1
+
+
+def test_crash_between_record_and_removal_is_finished(site, clock, tmp_path):
+    """Files that were recorded as going, and are still there, go at the next start, retention on or off."""
+    site.receive(film())
+    site.prove()
+    clock.pass_by(8 * DAY)
+    assert site.ledger.purge([STUDY], site.retainer._rule()) == 1
+    assert len(site.files()) == 1
+    Retainer(settings_in(tmp_path), site.ledger, clock=clock).step()
+    assert site.files() == []
+    assert site.ledger.leaving(limit=10) == []
+
+
+def test_crash_between_removal_and_its_record_is_finished(site, clock):
+    """A file that is gone already is noted as gone."""
+    instance, _ = site.receive(film())
+    site.prove()
+    clock.pass_by(8 * DAY)
+    site.ledger.purge([STUDY], site.retainer._rule())
+    instance.path.unlink()
+    site.retainer.step()
+    assert site.ledger.leaving(limit=10) == []
+
+
+def test_file_that_nobody_has_registered_keeps_its_study(site, clock):
+    """While the spool holds an image that the ledger does not know, nothing of its study goes."""
+    site.receive(film())
+    site.prove()
+    clock.pass_by(8 * DAY)
+    site.receive(film())
+    assert site.retainer.purge() == 0
+    assert len(site.files()) == 2
+
+
+def test_purged_image_may_come_again(site, clock):
+    """The node takes the same bytes as new after a purge, they give no work, and they are purged again."""
+    dataset = film()
+    site.receive(dataset)
+    site.prove()
+    clock.pass_by(8 * DAY)
+    site.retainer.step()
+    clock.pass_by(60)
+    _, filed = site.receive(dataset)
+    assert filed is Filed.NEW
+    assert site.ledger.register(STUDY, site.spool.instances(STUDY)).job_ready is False
+    assert site.files() != []
+    site.retainer.step()
+    assert site.files() == []
+    kinds = [event.kind for event in site.ledger.study(STUDY).events]
+    assert kinds[-3:] == ["purged", "came_again", "purged"]
+
+
+def test_stubborn_file_stops_no_other(site, clock):
+    """A file that the disk does not let go is logged without its name, and the others go."""
+    instance, _ = site.receive(film())
+    site.prove()
+    site.receive(film(), study="1.2.840.2")
+    site.prove("1.2.840.2")
+    clock.pass_by(8 * DAY)
+    instance.path.unlink()
+    (instance.path / "in the way").mkdir(parents=True)
+    with capture_logs() as logs:
+        site.retainer.step()
+    assert {"film_not_removed", "films_purged"} <= {one["event"] for one in logs}
+    assert [one.path for one in site.ledger.leaving(limit=10)] == [instance.path]
+    assert [path.parent.name for path in (site.spool.root / "studies").glob("*/*")] == [STUDY]
+
+
+def test_only_received_objects_are_removed(site):
+    """Whatever path the ledger holds, nothing outside the studies of the spool is ever removed."""
+    outside = site.spool.root / "outbox" / "1.2.3"
+    outside.mkdir()
+    letter = outside / f"1.2.3_{'a' * 64}.dcm"
+    letter.touch()
+    with pytest.raises(ValueError, match="only received objects"):
+        site.spool.remove([letter])
+    assert letter.exists()
