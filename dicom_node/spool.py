@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.durable import Part, SpoolFull, Workbench, make_directory, synchronise
@@ -65,6 +66,11 @@ class Spool:
         for name in ("incoming", "studies", "reports", "outbox"):
             make_directory(self.root / name)
         self._workbench.sweep()
+
+    def now(self) -> datetime:
+        """The time on the file system's clock, by which the times of its files are: ours may be a day off."""
+        os.utime(self.root)
+        return datetime.fromtimestamp(self.root.stat().st_mtime, UTC)
 
     def receive(self) -> Incoming:
         """Open a place for an object about to arrive. Raises `SpoolFull`, `OSError`."""

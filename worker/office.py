@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from dicom_node.dispatch import Dispatcher
@@ -40,7 +40,11 @@ class Office:
         self._ledger = ledger
         self._deliverers = [Deliverer(d, settings=settings, ledger=ledger) for d in settings.destinations]
         self._reconciler = Reconciler(
-            assembly=settings.assembly, spool=self._spool, ledger=ledger, dispatcher=Dispatcher(settings)
+            assembly=settings.assembly,
+            spool=self._spool,
+            ledger=ledger,
+            dispatcher=Dispatcher(settings),
+            clock=self._spool.now,
         )
         self._export = AuditExport(settings, ledger) if settings.audit.syslog_host else None
 
@@ -97,7 +101,7 @@ class Office:
 
     def sweep_outbox(self) -> None:
         """Remove what a worker kept and did not live to record."""
-        old = self._spool.outbox.kept(before=datetime.now(UTC) - _ABANDONED)
+        old = self._spool.outbox.kept(before=self._spool.now() - _ABANDONED)
         for path in self._ledger.unrecorded_outputs(old):
             self._spool.outbox.drop(path)
             log.info("abandoned_output_dropped", study=path.parent.name)

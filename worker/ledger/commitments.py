@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, exists, insert, select, update
 from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
@@ -37,12 +37,13 @@ class Commitments(Deliveries):
 
     def stored_unverified(self, destination: str, limit: int) -> list[DueDelivery]:
         """What the destination has stored, and no open commitment request asks about."""
-        is_open = exists().where(
-            Commitment.delivery_id == Delivery.id,
-            Commitment.reported_at.is_(None),
-            Commitment.deadline > self._clock(),
-        )
-        return self._deliveries(destination, (Delivery.state == DeliveryState.STORED, ~is_open), limit)
+
+        def unasked(now: datetime) -> tuple[ColumnElement[bool], ...]:
+            mine = (Commitment.delivery_id == Delivery.id, Commitment.reported_at.is_(None))
+            is_open = exists().where(*mine, Commitment.deadline > now)
+            return Delivery.state == DeliveryState.STORED, ~is_open
+
+        return self._deliveries(destination, unasked, limit)
 
     def request_commitment(
         self, delivery_ids: Sequence[int], transaction_uid: str, patience: timedelta

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,9 @@ class Deliveries(Store):
 
     def due_deliveries(self, destination: str, limit: int) -> list[DueDelivery]:
         """What is to be sent to the destination now, the longest-waiting first."""
-        due = (Delivery.state == DeliveryState.DUE, Delivery.due_at <= self._clock())
-        return self._deliveries(destination, due, limit)
+        return self._deliveries(
+            destination, lambda now: (Delivery.state == DeliveryState.DUE, Delivery.due_at <= now), limit
+        )
 
     def deliveries_sent(self, statuses: Mapping[int, int]) -> None:
         """Note that the destination stored these objects: delivery id -> status."""
@@ -60,9 +61,9 @@ class Deliveries(Store):
                 move(writer, row, Kind.STORED, change | _tried(row, statuses[row.id]))
 
     def delivery_retry(
-        self, delivery_id: int, status: int | None, not_before: datetime, *, refused: bool = False
+        self, delivery_id: int, status: int | None, pause: timedelta, *, refused: bool = False
     ) -> None:
-        """Note a try without success (`status` None: no answer), and when to try again.
+        """Note a try without success (`status` None: no answer), and how long to wait before the next.
 
         Refusals are counted as long as nothing else comes between them.
         """
@@ -71,7 +72,7 @@ class Deliveries(Store):
             if row is None:
                 return
             refusals = row.refusals + 1 if refused else 0
-            change = {"due_at": not_before} | _tried(row, status) | {"refusals": refusals}
+            change = {"due_at": writer.now + pause} | _tried(row, status) | {"refusals": refusals}
             # A destination that is away for a weekend leaves one event, not thousands.
             says_something_new = row.attempts == 0 or status != row.last_status
             move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
@@ -93,18 +94,18 @@ class Deliveries(Store):
                 change = {"state": DeliveryState.VERIFIED, "proven_at": writer.now}
                 move(writer, row, Kind.VERIFIED, change)
 
-    def delivery_missing(self, delivery_id: int, not_before: datetime) -> None:
+    def delivery_missing(self, delivery_id: int, pause: timedelta) -> None:
         """Note that a query did not find an object that was stored: the same bytes are sent again."""
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.STORED,))
             if row is not None:
-                move(writer, row, Kind.NOT_FOUND, due_again(row, not_before))
+                move(writer, row, Kind.NOT_FOUND, due_again(row, writer.now + pause))
 
     def _deliveries(
-        self, destination: str, where: Iterable[ColumnElement[bool]], limit: int
+        self, destination: str, where: Callable[[datetime], Iterable[ColumnElement[bool]]], limit: int
     ) -> list[DueDelivery]:
-        rows = facts().where(Delivery.destination == destination, *where)
         with self._reading() as connection:
+            rows = facts().where(Delivery.destination == destination, *where(self._now(connection)))
             found = connection.execute(rows.order_by(Delivery.due_at, Delivery.id).limit(limit)).all()
         return [
             DueDelivery(
