@@ -83,7 +83,8 @@ class Office:
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
         for report in self._spool.reports.waiting():
-            self._ledger.commitment_reported(report)
+            if not self._ledger.commitment_reported(report).known:
+                log.warning("report_of_what_was_not_asked", transaction=report.transaction_uid)
             self._spool.reports.drop(report.transaction_uid)
 
     def drop_outputs(self) -> None:

@@ -138,6 +138,12 @@ class Proxy:
             pump = threading.Thread(target=_pump, args=(self.fault, source, sink, from_client), daemon=True)
             pump.start()
 
+    def heal(self) -> None:
+        """The fault is over, and what it still held is gone."""
+        self.fault = nothing
+        for one in self._open:
+            _hang_up(one)
+
     def __enter__(self) -> Self:
         self._accepting.start()
         return self
@@ -147,8 +153,7 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._accepting.join()
-        for one in self._open:
-            _hang_up(one)
+        self.heal()
 
 
 def _pump(fault: Fault, source: socket.socket, sink: socket.socket, from_client: bool) -> None:

@@ -75,7 +75,7 @@ def test_sender_tries_again_and_the_node_holds_one(node, sent, program, send, fa
         assert node.answers_echo()
         eventually(lambda: not node.parts)
         assert len(node.files) == (fault == "response lost")
-        between.fault = proxy.nothing
+        between.heal()
         assert send(program, between.port, content, path)
     (instance,) = node.spool.instances(content.StudyInstanceUID)
     received = data_set_bytes(instance.path)

@@ -64,7 +64,7 @@ def test_results_survive_the_way_there(system, orthanc, eventually, fault):
     there.fault = THERE[fault]
     running.send(film)
     eventually(lambda: any(attempts(running, film)), what="a delivery was tried in vain")
-    there.fault = proxy.nothing
+    there.heal()
     running.wait_for(film.StudyInstanceUID)
     assert held(orthanc, film) == ["OT", "SR"]
     assert running.ledger.verify().ok
@@ -79,6 +79,6 @@ def test_proof_survives_the_way_back(system, orthanc, eventually, fault):
     running.send(film)
     eventually(lambda: back.connections > before, what="the PACS has reported")
     assert accepts(running.port)
-    back.fault = proxy.nothing
+    back.heal()
     running.wait_for(film.StudyInstanceUID)
     assert held(orthanc, film) == ["OT", "SR"]
