@@ -1,11 +1,11 @@
-"""The order of the system calls: nothing is answered, recorded or asked before what it rests on is durable."""
+"""The order of the system calls: nothing is said before what it rests on is durable."""
 
 from __future__ import annotations
 
 import pytest
 
 from deploy.pacs import StandInPacs
-from dicom_node.dimse import Field, Operation
+from dicom_node.dimse import Field
 from tests.faults.trace import commits, made_durable, read_trace, responses, traced
 from tests.integration.conftest import free_port
 from worker.phantom import phantom_dataset
@@ -38,15 +38,15 @@ def story(request, make_system, program, eventually, tmp_path_factory):
         for name, one in system.programs.items():
             one.command = traced(strace, traces[name]) + one.command
         system.start()
-        one, other = (phantom_dataset(51, salt="order", view=view, **SMALL) for view in ("PA", "AP"))
+        one, other = (phantom_dataset(51, salt="order", view=view, **SMALL) for view in ("PA", "LL"))
         system.send(one, other)
-        system.wait_for(one.StudyInstanceUID)
 
         def all_dropped():
-            record = system.ledger.study(one.StudyInstanceUID)
-            return record if all(o.dropped_at for r in record.results for o in r.outputs) else None
+            record = system.result(one.StudyInstanceUID)
+            return record if record and all(o.dropped_at for o in record.results[0].outputs) else None
 
-        record = eventually(all_dropped, what="the outputs are dropped")
+        # Under strace, and beside other tests, a worker takes its time to start.
+        record = eventually(all_dropped, seconds=200, what="the outputs are proven and dropped")
         for running in system.programs.values():
             running.stop()
         for name, running in system.programs.items():
@@ -58,7 +58,7 @@ def story(request, make_system, program, eventually, tmp_path_factory):
 
 
 def test_answer_comes_last(story):
-    """Each object is written, synchronised, renamed and its directory synchronised before its 0x0000 is sent."""
+    """Of each object, write, sync, rename and sync of the directory come before its 0x0000."""
     answered = {
         command.uid(Field.AFFECTED_SOP_INSTANCE): (call, command.number(Field.STATUS))
         for call, command in responses(story.node, STORE_RESPONSE)
@@ -72,7 +72,7 @@ def test_answer_comes_last(story):
 
 def test_result_is_recorded_after_its_bytes(story):
     """The transaction that names an output is committed only when the bytes of it are durable."""
-    assert len(story.outputs) == 3
+    assert len(story.outputs) == 2
     durable = max(made_durable(story.worker, story.spool / output.path) for output in story.outputs)
     for output in story.outputs:
         first, _ = next(commits(story.worker, output.sop_instance_uid))

@@ -21,7 +21,19 @@ _WRITES = ("write", "pwrite64")
 
 def traced(strace: str, trace: Path) -> list[str]:
     """What to put before a command."""
-    return [strace, "-D", "-f", "-y", "-s", str(_PAGE), "-e", f"trace={_CALLS}", "-o", str(trace)]
+    return [
+        strace,
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-y",
+        "-s",
+        str(_PAGE),
+        "-e",
+        f"trace={_CALLS}",
+        "-o",
+        str(trace),
+    ]
 
 
 @dataclass
@@ -97,7 +109,7 @@ def made_durable(calls: list[Call], path: Path) -> int:
 
 
 def commits(calls: list[Call], *needles: str) -> Iterator[tuple[int, int]]:
-    """When transactions that wrote these texts were being committed, and when they were: SQLite, PostgreSQL."""
+    """When the commit of each transaction that wrote these texts began, and when it was done."""
     texts = [needle.encode() for needle in needles]
     for at, call in enumerate(calls):
         if not all(any(text in one for one in call.strings) for text in texts):
@@ -105,7 +117,7 @@ def commits(calls: list[Call], *needles: str) -> Iterator[tuple[int, int]]:
         after = [c for c in calls[at:] if c.thread == call.thread]
         if call.name == "pwrite64" and "-wal>" in call.text:
             yield call.begin, next(c.end for c in after if c.name in _SYNCS and "-wal>" in c.text)
-        elif call.name == "sendto" and "<UNIX" in call.text or "<socket:" in call.text:
+        elif call.name == "sendto" and call.content[:1].isupper():  # a PDU begins with its type
             asked = next(c for c in after if c.name == "sendto" and b"COMMIT" in c.content)
             yield (
                 asked.begin,
