@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
 from tests.dicom_node.conftest import broker, listen
 from tests.integration.conftest import (
     eventually_fixture,
@@ -22,3 +24,5 @@ __all__ = [
     "orthanc",
     "redis_port",
 ]
+
+settings.register_profile("long", print_blob=True)
