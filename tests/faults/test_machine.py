@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -37,7 +37,7 @@ from worker.pipeline import Pipeline
 from worker.reconcile import Reconciler
 from worker.scorer import Scorer
 
-STUDIES, IMAGES, CONTENTS = 2, 3, 2
+STUDIES, IMAGES, CONTENTS = 2, 2, 2
 QUIET, CAP = 5.0, 120.0
 ROUNDS = 40
 LONG = settings.get_current_profile_name() == "long"
@@ -45,15 +45,18 @@ BOUNDS = settings(
     max_examples=100 if LONG else 8,
     stateful_step_count=40 if LONG else 16,
     deadline=None,
+    # An example takes seconds: to make a failing one smaller takes longer than a normal run may.
+    phases=tuple(Phase) if LONG else (Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
 
-studies, images = st.integers(0, STUDIES - 1), st.integers(0, IMAGES - 1)
+studies = st.integers(0, STUDIES - 1)
+objects = st.tuples(studies, st.integers(0, IMAGES - 1), st.sampled_from([0, 0, 1]))
 
 
 @cache
 def film(study: int, image: int, content: int):
-    """One of three images of a study, the last of them a lateral view, in one of two contents."""
+    """One of the images of a study, the last of them a lateral view, in one of two contents."""
     view = "LL" if image == IMAGES - 1 else "PA"
     ds = deepcopy(phantom_dataset(study, rows=260, columns=258, salt="machine", view=view))
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.StudyInstanceUID}.{image + 1}"[-64:]
@@ -140,9 +143,13 @@ class Machine(RuleBasedStateMachine):
         self.dispatcher.close()
         self.ledger.close()
 
-    @rule(study=studies, image=images, content=st.sampled_from([0, 0, 0, 1]))
-    def send(self, study, image, content):
+    @rule(which=st.lists(objects, min_size=1, max_size=4))
+    def send(self, which):
         """New, the same again, other content of the same UID, or late: it depends on what was before."""
+        for one in which:
+            self._send(*one)
+
+    def _send(self, study: int, image: int, content: int) -> None:
         ds, path = film(study, image, content), self.films[study, image, content]
         item = SendItem(
             sop_class_uid=ds.SOPClassUID,
@@ -170,13 +177,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def flush_broker(self):
+        """`FLUSHALL`: every message is gone."""
         self.calls.flushall()
 
-    @rule()
-    def worker_takes_a_message(self):
-        study = self._heard()
-        if study is not None:
-            self._score(study)
+    @rule(messages=st.integers(1, 3))
+    def worker_works(self, messages):
+        for _ in range(messages):
+            if (study := self._heard()) is not None:
+                self._score(study)
 
     def _heard(self) -> str | None:
         message = self.calls.rpop(self.settings.queue.prefix + QUEUE)
@@ -307,6 +315,7 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.timeout(7200 if LONG else 300)
 def test_no_order_of_events_loses_or_doubles(films, scorer, broker):
     """After any order of sending, dying, forgetting and refusing, all that was answered for adds up."""
     run_state_machine_as_test(lambda: Machine(films, scorer, broker), settings=BOUNDS)

@@ -15,7 +15,7 @@ from dicom_node.commitment import CommitmentReport
 from worker.ledger.audit import Kind
 from worker.ledger.deliveries import Deliveries, DueDelivery, due_again, facts, move, note
 from worker.ledger.models import Commitment, Delivery, DeliveryState
-from worker.ledger.store import Transaction
+from worker.ledger.store import SET_BACK, Transaction
 
 _RESEND_CAP = timedelta(minutes=10)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -40,7 +40,8 @@ class Commitments(Deliveries):
 
         def unasked(now: datetime) -> tuple[ColumnElement[bool], ...]:
             mine = (Commitment.delivery_id == Delivery.id, Commitment.reported_at.is_(None))
-            is_open = exists().where(*mine, Commitment.deadline > now)
+            waits = (Commitment.deadline > now, Commitment.requested_at < now + SET_BACK)
+            is_open = exists().where(*mine, *waits)
             return Delivery.state == DeliveryState.STORED, ~is_open
 
         return self._deliveries(destination, unasked, limit)

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, select, update
+from sqlalchemy import ColumnElement, Row, Select, or_, select, update
 
 from worker.findings import Role
 from worker.ledger.audit import Kind
 from worker.ledger.models import Delivery, DeliveryState, Output, Result
-from worker.ledger.store import Store, Transaction
+from worker.ledger.store import SET_BACK, Store, Transaction
 
 _SENDABLE = (
     DeliveryState.DUE,
@@ -46,9 +46,12 @@ class Deliveries(Store):
 
     def due_deliveries(self, destination: str, limit: int) -> list[DueDelivery]:
         """What is to be sent to the destination now, the longest-waiting first."""
-        return self._deliveries(
-            destination, lambda now: (Delivery.state == DeliveryState.DUE, Delivery.due_at <= now), limit
-        )
+
+        def due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+            at = Delivery.due_at
+            return Delivery.state == DeliveryState.DUE, or_(at <= now, at > now + SET_BACK)
+
+        return self._deliveries(destination, due, limit)
 
     def deliveries_sent(self, statuses: Mapping[int, int]) -> None:
         """Note that the destination stored these objects: delivery id -> status."""

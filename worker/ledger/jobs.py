@@ -16,10 +16,7 @@ from dicom_node.spool import SpooledInstance
 from worker.findings import ModelIdentity, StudyFinding
 from worker.ledger.audit import Kind
 from worker.ledger.models import Disposition, Image, Job, JobState
-from worker.ledger.store import Store, Transaction
-
-_SET_BACK = timedelta(hours=1)
-"""Longer than any pause of a job."""
+from worker.ledger.store import SET_BACK, Store, Transaction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +241,7 @@ def _give_up(writer: Transaction, claimable: ColumnElement[bool]) -> None:
 
 
 def _claimable(now: datetime) -> ColumnElement[bool]:
-    # What lies so far ahead was written before the clock was set back: nobody waits for that day again.
-    ahead = now + _SET_BACK
+    ahead = now + SET_BACK
     return or_(
         and_(Job.state == JobState.READY, or_(Job.not_before <= now, Job.not_before > ahead)),
         and_(Job.state == JobState.CLAIMED, or_(Job.lease_until <= now, Job.claimed_at > ahead)),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ _WRITER_LOCK = 0x436F5661726961  # "CoVaria", a key of our own among PostgreSQL'
 
 _READ_ONLY = "25006"
 """PostgreSQL while it fails over, or its disk is full; the driver takes it for an error of ours."""
+
+SET_BACK = timedelta(hours=2)
+"""What is due further ahead than any pause is was written before the clock was set back: it is due now."""
 
 Clock = Callable[[], datetime]
 

@@ -46,3 +46,18 @@ def test_clock_that_is_set_back_keeps_no_study_waiting(ledger, given, clock):
     )
     clock.pass_by(-DAY)
     assert ledger.announceable() == ["1.2"]
+
+
+def test_clock_that_is_set_back_keeps_no_delivery_waiting(ledger, given, clock):
+    """An object that is due tomorrow, or asked about tomorrow, is sent, and asked about, now."""
+    clock.pass_by(DAY)
+    delivery = given.due("1.2")
+    ledger.delivery_retry(delivery.delivery_id, None, timedelta(hours=1))
+    clock.pass_by(-DAY)
+    assert delivery.delivery_id in {due.delivery_id for due in ledger.due_deliveries("pacs", 10)}
+    clock.pass_by(DAY)
+    ledger.deliveries_sent({delivery.delivery_id: 0x0000})
+    ledger.request_commitment([delivery.delivery_id], "2.25.1", timedelta(seconds=60))
+    assert ledger.stored_unverified("pacs", 10) == []
+    clock.pass_by(-DAY)
+    assert [one.delivery_id for one in ledger.stored_unverified("pacs", 10)] == [delivery.delivery_id]
