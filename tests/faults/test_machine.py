@@ -17,7 +17,13 @@ import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from deploy.pacs import StandInPacs
 from dicom_node.assemble import Assembler
@@ -42,7 +48,7 @@ QUIET, CAP = 5.0, 120.0
 ROUNDS = 40
 LONG = settings.get_current_profile_name() == "long"
 BOUNDS = settings(
-    max_examples=100 if LONG else 8,
+    max_examples=100 if LONG else 10,
     stateful_step_count=40 if LONG else 16,
     deadline=None,
     # An example takes seconds: to make a failing one smaller takes longer than a normal run may.
@@ -142,6 +148,10 @@ class Machine(RuleBasedStateMachine):
     def _close(self) -> None:
         self.dispatcher.close()
         self.ledger.close()
+
+    @initialize(which=st.lists(objects, min_size=2, max_size=4))
+    def begin(self, which):
+        self.send(which)
 
     @rule(which=st.lists(objects, min_size=1, max_size=4))
     def send(self, which):
