@@ -6,7 +6,7 @@ import pytest
 
 from deploy.pacs import StandInPacs
 from dicom_node.dimse import Field
-from tests.faults.trace import commits, made_durable, read_trace, responses, traced
+from tests.faults.trace import commits, is_complete, made_durable, read_trace, responses, traced
 from tests.integration.conftest import free_port
 from worker.phantom import phantom_dataset
 
@@ -50,10 +50,8 @@ def story(request, make_system, program, eventually, tmp_path_factory):
         for running in system.programs.values():
             running.stop()
         for name, running in system.programs.items():
-            ended = f"{running.process.pid} +++ exited"
-            eventually(
-                lambda n=name, e=ended: e in traces[n].read_text(errors="replace"), what="a trace ends"
-            )
+            pid, trace = running.process.pid, traces[name]
+            eventually(lambda pid=pid, trace=trace: is_complete(trace, pid), what="a trace ends")
         yield Story(system, record, traces)
 
 

@@ -71,6 +71,11 @@ class Call:
             return None
 
 
+def is_complete(path: Path, pid: int) -> bool:
+    """Whether the process has ended, and strace has written down that it has."""
+    return re.search(rf"^{pid} +\+\+\+ ", path.read_text(errors="replace"), re.MULTILINE) is not None
+
+
 def read_trace(path: Path) -> list[Call]:
     """The calls of a trace, by their beginning."""
     calls: list[Call] = []
