@@ -19,7 +19,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import CovarianceError
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool
-from worker.ledger import Ledger, StudyRecord, open_ledger
+from worker.ledger import DeliveryRecord, DeliveryState, Ledger, StudyRecord, open_ledger
 from worker.settings import Settings
 
 _STYLES = {
@@ -34,6 +34,8 @@ _STYLES = {
     "parked": "bold red",
     "by_policy": "yellow",
 }
+
+_UNCUT = 10_000
 
 
 def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
@@ -143,7 +145,8 @@ def print_study(settings: Settings, study: str, *, as_json: bool) -> None:
         twig = tree.add(branch)
         for line in lines:
             twig.add(line)
-    Console(highlight=False, soft_wrap=True).print(tree)
+    # A tree is cut at the width of its console, and at the end of a line stands what to do.
+    Console(highlight=False, width=_UNCUT).print(tree)
 
 
 def _by_end(ledger: Ledger, end: str) -> StudyRecord:
@@ -206,6 +209,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
                     f"{output.role.upper()}  {output.sop_instance_uid}  → {one.destination}  ",
                     _word(one.state),
                     f"  {_time(one.proven_at or one.stored_at)}" if one.stored_at else "",
+                    _tries(one),
                     f"  {one.sentence}" if one.sentence else "",
                 )
                 for output in result.outputs
@@ -213,6 +217,15 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
             ],
         )
     yield "events", [Text(f"{one.seq}  {one.at}  {one.kind}") for one in record.events]
+
+
+def _tries(delivery: DeliveryRecord) -> str:
+    """What a destination said to what still waits for it."""
+    if delivery.state is not DeliveryState.DUE or not delivery.attempts:
+        return ""
+    status = delivery.last_status
+    said = "no answer" if status is None else f"0x{status:04X}"
+    return f"  {delivery.attempts} {'try' if delivery.attempts == 1 else 'tries'}, last answer: {said}"
 
 
 def _why(reason: str | None, sentence: str | None) -> str:

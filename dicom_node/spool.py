@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.durable import Part, SpoolFull, Workbench, make_directory, synchronise
@@ -72,6 +72,11 @@ class Spool:
     def sweep(self, *, before: datetime) -> None:
         """Remove the temporary files of processes that are gone, last written to before a moment."""
         self._workbench.sweep(before=before)
+
+    def now(self) -> datetime:
+        """The time on the file system's clock, by which the times of its files are: ours may be a day off."""
+        os.utime(self.root)
+        return datetime.fromtimestamp(self.root.stat().st_mtime, UTC)
 
     def receive(self) -> Incoming:
         """Open a place for an object about to arrive. Raises `SpoolFull`, `OSError`."""

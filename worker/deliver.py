@@ -41,17 +41,20 @@ class Breaker:
     def __init__(self, settings: DeliverySection) -> None:
         self._settings = settings
         self._failures = 0
+        self._pause = timedelta()
         self._until = datetime.min.replace(tzinfo=UTC)
 
     def is_open(self, now: datetime) -> bool:
         """Whether the peer is to be left alone."""
-        return now < self._until
+        # A clock that was set back must not keep us away for longer than the pause was.
+        return self._until - self._pause <= now < self._until
 
-    def trip(self, now: datetime) -> datetime:
-        """Leave the peer alone; return until when."""
-        self._until = now + backoff(self._failures, self._settings)
+    def trip(self, now: datetime) -> timedelta:
+        """Leave the peer alone; return for how long."""
+        self._pause = backoff(self._failures, self._settings)
+        self._until = now + self._pause
         self._failures += 1
-        return self._until
+        return self._pause
 
     def reset(self) -> None:
         """The peer serves us: the next pause is the shortest again."""
@@ -98,9 +101,9 @@ class Deliverer:
         try:
             self._associate(due)
         except PeerUnavailable as error:
-            closed_until = self._sending.trip(self._clock())
+            pause = self._sending.trip(self._clock())
             for delivery in due:
-                self._ledger.delivery_retry(delivery.delivery_id, None, closed_until)
+                self._ledger.delivery_retry(delivery.delivery_id, None, pause)
             log.warning("destination_unavailable", destination=name, why=str(error))
         else:
             self._sending.reset()
@@ -147,8 +150,8 @@ class Deliverer:
         except OSError as error:
             # The disk may give it back later; the others must not wait for that.
             log.error("output_unreadable", object=delivery.sop_instance_uid, error=type(error).__name__)
-            not_before = self._clock() + backoff(delivery.attempts, self._settings)
-            self._ledger.delivery_retry(delivery.delivery_id, None, not_before)
+            pause = backoff(delivery.attempts, self._settings)
+            self._ledger.delivery_retry(delivery.delivery_id, None, pause)
             return False
         if digest == delivery.sha256:
             return True
@@ -175,8 +178,8 @@ class Deliverer:
             case _:
                 refused = verdict is Verdict.DEAD_LETTER
                 tries = delivery.refusals if refused else delivery.attempts
-                not_before = self._clock() + backoff(tries, self._settings)
-                self._ledger.delivery_retry(delivery.delivery_id, status, not_before, refused=refused)
+                pause = backoff(tries, self._settings)
+                self._ledger.delivery_retry(delivery.delivery_id, status, pause, refused=refused)
         log.warning(
             "object_not_stored",
             destination=self._destination.name,
@@ -225,8 +228,7 @@ class Deliverer:
             if one.sop_instance_uid in found:
                 self._ledger.delivery_verified(one.delivery_id)
             else:
-                not_before = self._clock() + backoff(one.attempts, self._settings)
-                self._ledger.delivery_missing(one.delivery_id, not_before)
+                self._ledger.delivery_missing(one.delivery_id, backoff(one.attempts, self._settings))
 
 
 def _item(delivery: DueDelivery) -> SendItem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from dicom_node.dispatch import Dispatcher
@@ -40,10 +40,14 @@ class Office:
         self._settings = settings
         self._spool = Spool(settings.spool.path)
         self._ledger = ledger
-        self._retainer = Retainer(settings, ledger)
+        self._retainer = Retainer(settings, ledger, clock=self._spool.now)
         self._deliverers = [Deliverer(d, settings=settings, ledger=ledger) for d in settings.destinations]
         self._reconciler = Reconciler(
-            assembly=settings.assembly, spool=self._spool, ledger=ledger, dispatcher=Dispatcher(settings)
+            assembly=settings.assembly,
+            spool=self._spool,
+            ledger=ledger,
+            dispatcher=Dispatcher(settings),
+            clock=self._spool.now,
         )
         self._export = AuditExport(settings, ledger) if settings.audit.syslog_host else None
 
@@ -84,7 +88,8 @@ class Office:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
         for report in self._spool.reports.waiting():
             reach("office.before_report")
-            self._ledger.commitment_reported(report)
+            if not self._ledger.commitment_reported(report).known:
+                log.warning("report_of_what_was_not_asked", transaction=report.transaction_uid)
             reach("office.after_report")
             self._spool.reports.drop(report.transaction_uid)
 
@@ -103,7 +108,7 @@ class Office:
 
     def sweep(self) -> None:
         """Remove what a worker was writing, or kept, and did not live to record."""
-        abandoned = datetime.now(UTC) - _ABANDONED
+        abandoned = self._spool.now() - _ABANDONED
         # The node sweeps when it starts, and that may be in months.
         self._spool.sweep(before=abandoned)
         old = self._spool.outbox.kept(before=abandoned)

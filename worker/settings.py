@@ -127,8 +127,8 @@ class DeliverySection(Section):
     """Objects over one association."""
     backoff_first: Seconds = 1.0
     """Seconds before the second try; doubled for each further one, with jitter."""
-    backoff_cap: Seconds = 600.0
-    """Longest pause between two tries. There is no last try."""
+    backoff_cap: float = Field(default=600.0, gt=0, le=3600)
+    """Longest pause in seconds between two tries, up to an hour. There is no last try."""
     permanent_attempts: int = Field(default=5, ge=1)
     """Times in a row that a destination may say it cannot understand an object before it is set aside."""
     reconcile_seconds: Seconds = 2.0

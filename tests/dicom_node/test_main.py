@@ -110,7 +110,8 @@ def test_everything_is_on_the_disk_before_the_answer(
     store(port)
     process.send_signal(signal.SIGTERM)
     process.wait(30)
-    eventually(lambda: f"{process.pid} +++ exited" in trace.read_text())
+    # strace fills a short process id up with blanks.
+    eventually(lambda: f"{process.pid:<5} +++ exited" in trace.read_text())
     lines = trace.read_text().splitlines()
     renamed = next(n for n, line in enumerate(lines) if " rename(" in line and ".part" in line)
     thread = lines[renamed].split()[0]

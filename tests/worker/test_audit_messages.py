@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -62,9 +62,9 @@ def schema():
 def whole_life(ledger, given):
     """A ledger in which an event of every kind that has a message happened."""
     delivery = given.due("1.2")
-    ledger.delivery_retry(delivery.delivery_id, 0xA700, datetime(2026, 1, 1, tzinfo=UTC))
+    ledger.delivery_retry(delivery.delivery_id, 0xA700, timedelta())
     ledger.deliveries_sent({delivery.delivery_id: 0x0000})
-    ledger.delivery_missing(delivery.delivery_id, datetime(2026, 1, 1, tzinfo=UTC))
+    ledger.delivery_missing(delivery.delivery_id, timedelta())
     ledger.delivery_failed(delivery.delivery_id, 0xC000, "It is refused.")
     ledger.outputs_dropped([delivery.sop_instance_uid])
     parked = given.due("1.3")

@@ -35,7 +35,7 @@ from worker.ledger.records import (
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
 from worker.ledger.retry import Retry
-from worker.ledger.store import Clock, Files, make_engine, utcnow
+from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
 from worker.settings import Settings
@@ -102,8 +102,10 @@ class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, View
         self.close()
 
 
-def open_ledger(settings: Settings, *, migrate: bool, clock: Clock = utcnow) -> Ledger:
+def open_ledger(settings: Settings, *, migrate: bool, clock: Clock | None = None) -> Ledger:
     """Open the ledger that the settings name; `migrate` first brings its schema to this version.
+
+    Its times are the database's own on PostgreSQL, the machine's on SQLite, and `clock`'s where one is given.
 
     Raises:
         ConfigurationError: the URL, its driver or the schema cannot be used.

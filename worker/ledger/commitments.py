@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, exists, insert, select, update
 from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
 from worker.ledger.audit import Kind
 from worker.ledger.deliveries import Deliveries, DueDelivery, due_again, facts, move, note
 from worker.ledger.models import Commitment, Delivery, DeliveryState
-from worker.ledger.store import Transaction
+from worker.ledger.store import SET_BACK, Transaction
 
 _RESEND_CAP = timedelta(minutes=10)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -37,12 +37,14 @@ class Commitments(Deliveries):
 
     def stored_unverified(self, destination: str, limit: int) -> list[DueDelivery]:
         """What the destination has stored, and no open commitment request asks about."""
-        is_open = exists().where(
-            Commitment.delivery_id == Delivery.id,
-            Commitment.reported_at.is_(None),
-            Commitment.deadline > self._clock(),
-        )
-        return self._deliveries(destination, (Delivery.state == DeliveryState.STORED, ~is_open), limit)
+
+        def unasked(now: datetime) -> tuple[ColumnElement[bool], ...]:
+            mine = (Commitment.delivery_id == Delivery.id, Commitment.reported_at.is_(None))
+            waits = (Commitment.deadline > now, Commitment.requested_at < now + SET_BACK)
+            is_open = exists().where(*mine, *waits)
+            return Delivery.state == DeliveryState.STORED, ~is_open
+
+        return self._deliveries(destination, unasked, limit)
 
     def request_commitment(
         self, delivery_ids: Sequence[int], transaction_uid: str, patience: timedelta

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, exists, select, update
+from sqlalchemy import ColumnElement, Row, Select, exists, or_, select, update
 
 from worker.findings import Role
 from worker.ledger.audit import Kind
 from worker.ledger.models import Delivery, DeliveryState, Output, Result, Study
-from worker.ledger.store import Store, Transaction
+from worker.ledger.store import SET_BACK, Store, Transaction
 
 _SENDABLE = (
     DeliveryState.DUE,
@@ -51,7 +51,11 @@ class Deliveries(Store):
         """
         mine = Study.study_instance_uid == Result.study_instance_uid
         conflict = exists().where(mine, Study.conflict_at.is_not(None))
-        due = (Delivery.state == DeliveryState.DUE, Delivery.due_at <= self._clock(), ~conflict)
+
+        def due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+            at = Delivery.due_at
+            return Delivery.state == DeliveryState.DUE, or_(at <= now, at > now + SET_BACK), ~conflict
+
         return self._deliveries(destination, due, limit)
 
     def deliveries_sent(self, statuses: Mapping[int, int]) -> None:
@@ -65,9 +69,9 @@ class Deliveries(Store):
                 move(writer, row, Kind.STORED, change | _tried(row, statuses[row.id]))
 
     def delivery_retry(
-        self, delivery_id: int, status: int | None, not_before: datetime, *, refused: bool = False
+        self, delivery_id: int, status: int | None, pause: timedelta, *, refused: bool = False
     ) -> None:
-        """Note a try without success (`status` None: no answer), and when to try again.
+        """Note a try without success (`status` None: no answer), and how long to wait before the next.
 
         Refusals are counted as long as nothing else comes between them.
         """
@@ -76,7 +80,7 @@ class Deliveries(Store):
             if row is None:
                 return
             refusals = row.refusals + 1 if refused else 0
-            change = {"due_at": not_before} | _tried(row, status) | {"refusals": refusals}
+            change = {"due_at": writer.now + pause} | _tried(row, status) | {"refusals": refusals}
             # A destination that is away for a weekend leaves one event, not thousands.
             says_something_new = row.attempts == 0 or status != row.last_status
             move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
@@ -98,18 +102,18 @@ class Deliveries(Store):
                 change = {"state": DeliveryState.VERIFIED, "proven_at": writer.now}
                 move(writer, row, Kind.VERIFIED, change)
 
-    def delivery_missing(self, delivery_id: int, not_before: datetime) -> None:
+    def delivery_missing(self, delivery_id: int, pause: timedelta) -> None:
         """Note that a query did not find an object that was stored: the same bytes are sent again."""
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.STORED,))
             if row is not None:
-                move(writer, row, Kind.NOT_FOUND, due_again(row, not_before))
+                move(writer, row, Kind.NOT_FOUND, due_again(row, writer.now + pause))
 
     def _deliveries(
-        self, destination: str, where: Iterable[ColumnElement[bool]], limit: int
+        self, destination: str, where: Callable[[datetime], Iterable[ColumnElement[bool]]], limit: int
     ) -> list[DueDelivery]:
-        rows = facts().where(Delivery.destination == destination, *where)
         with self._reading() as connection:
+            rows = facts().where(Delivery.destination == destination, *where(self._now(connection)))
             found = connection.execute(rows.order_by(Delivery.due_at, Delivery.id).limit(limit)).all()
         return [
             DueDelivery(

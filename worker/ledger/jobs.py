@@ -16,7 +16,7 @@ from dicom_node.spool import SpooledInstance
 from worker.findings import ModelIdentity, StudyFinding
 from worker.ledger.audit import Kind
 from worker.ledger.models import Disposition, Image, Job, JobState, Study
-from worker.ledger.store import Store, Transaction
+from worker.ledger.store import SET_BACK, Store, Transaction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ class Jobs(Store):
     def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> list[str]:
         """Studies whose job may be claimed, and might have been for `waited`; the longest-waiting first."""
         with self._reading() as connection:
-            waiting = select(Job.study_instance_uid).where(_claimable(self._clock() - waited))
+            claimable = _claimable(self._now(connection) - waited)
+            waiting = select(Job.study_instance_uid).where(claimable)
             return list(connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).scalars())
 
 
@@ -251,10 +252,11 @@ def _give_up(writer: Transaction, claimable: ColumnElement[bool]) -> None:
         _quarantine(writer, job, Reason.TOO_MANY_ATTEMPTS, sentence)
 
 
-def _claimable(now: Any) -> ColumnElement[bool]:
+def _claimable(now: datetime) -> ColumnElement[bool]:
+    ahead = now + SET_BACK
     return or_(
-        and_(Job.state == JobState.READY, Job.not_before <= now),
-        and_(Job.state == JobState.CLAIMED, Job.lease_until <= now),
+        and_(Job.state == JobState.READY, or_(Job.not_before <= now, Job.not_before > ahead)),
+        and_(Job.state == JobState.CLAIMED, or_(Job.lease_until <= now, Job.claimed_at > ahead)),
     )
 
 

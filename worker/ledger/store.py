@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ _WRITER_LOCK = 0x436F5661726961  # "CoVaria", a key of our own among PostgreSQL'
 
 _READ_ONLY = "25006"
 """PostgreSQL while it fails over, or its disk is full; the driver takes it for an error of ours."""
+
+SET_BACK = timedelta(hours=2)
+"""What is due further ahead than any pause is was written before the clock was set back: it is due now."""
 
 Clock = Callable[[], datetime]
 
@@ -190,11 +193,24 @@ class Transaction:
 class Store:
     """What every part of the ledger is built on."""
 
-    def __init__(self, engine: Engine, hash_key: bytes, files: Files, clock: Clock = utcnow) -> None:
+    def __init__(self, engine: Engine, hash_key: bytes, files: Files, clock: Clock | None = None) -> None:
         self._engine = engine
         self._hash_key = hash_key
         self._files = files
         self._clock = clock
+
+    def _now(self, connection: Connection) -> datetime:
+        """The time on the one clock that everybody who opens this ledger shares.
+
+        SQLite is of one machine, and so is its time. PostgreSQL is asked for its own: a worker whose clock
+        is a day off would take claims that are alive, or make ones that nobody can take over.
+        """
+        if self._clock is not None:
+            return self._clock()
+        if connection.dialect.name == "postgresql":
+            now: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+            return now
+        return utcnow()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -205,6 +221,6 @@ class Store:
     def _writing(self) -> Iterator[Transaction]:
         with transaction(self._engine, writes=True) as connection:
             # The clock is read after the wait for the writers before us.
-            writer = Transaction(connection, self._clock(), self._files)
+            writer = Transaction(connection, self._now(connection), self._files)
             yield writer
             audit.append(connection, writer.now, writer.notes)

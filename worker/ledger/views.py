@@ -46,7 +46,7 @@ class Views(Store):
     def status(self) -> LedgerStatus:
         """Count everything, station by station."""
         with self._reading() as connection:
-            return _status(connection, self._clock())
+            return _status(connection, self._now(connection))
 
     def studies(self, limit: int = 50) -> list[StudySummary]:
         """The studies that were registered last, newest first."""

@@ -72,7 +72,7 @@ def test_a_member_works_through_a_whole_life(login, given):
     with opened(login(APP), migrate=True) as ledger:
         mine = type(given)(ledger)
         delivery = mine.due("1.2")
-        ledger.delivery_retry(delivery.delivery_id, 0xA700, mine.study("1.2").registered_at)
+        ledger.delivery_retry(delivery.delivery_id, 0xA700, timedelta())
         ledger.deliveries_sent({delivery.delivery_id: 0x0000})
         ledger.request_commitment([delivery.delivery_id], "1.9", timedelta(seconds=1))
         ledger.delivery_verified(delivery.delivery_id)
