@@ -5,7 +5,7 @@
 | registered (one message for each sender)                   | 110104 Instances Transferred, C    | 0       |
 | recorded, unchanged, finished_without_result               | 110103 Instances Accessed, R       | 0       |
 | quarantined                                                | 110103 Instances Accessed, R       | 4       |
-| output_dropped                                             | 110103 Instances Accessed, D       | 0       |
+| output_dropped, purged                                     | 110103 Instances Accessed, D       | 0       |
 | stored                                                     | 110104 Instances Transferred, R    | 0       |
 | not_stored, commitment_failed, not_found                   | 110104 Instances Transferred, R    | 4       |
 | failed, parked                                             | 110104 Instances Transferred, R    | 8       |
@@ -13,8 +13,9 @@
 | the trail does not fit its checkpoint, or an event its form | 110113 Security Alert, E          | 8       |
 
 Action R where we send: only the receiver knows whether it held the instances (A.5.3.7). Steps inside the
-worker (claimed, released, superseded, retried) and proofs of storage (commitment_requested,
-commitment_refused, committed, verified) are no messages of the standard, and stay in the ledger.
+worker (claimed, released, superseded, retried), bytes that came again after a purge (came_again) and
+proofs of storage (commitment_requested, commitment_refused, committed, verified) are no messages of the
+standard, and stay in the ledger.
 
 No patient leaves us this way. The standard asks for a patient's id and name: here stands the HMAC that
 stands in the ledger too, under the site's key, or `withheld`. Studies and instances are UIDs.
@@ -47,6 +48,7 @@ _MESSAGES = {
     Kind.FINISHED_WITHOUT_RESULT: (ACCESSED, "R", "0"),
     Kind.QUARANTINED: (ACCESSED, "R", "4"),
     Kind.OUTPUT_DROPPED: (ACCESSED, "D", "0"),
+    Kind.PURGED: (ACCESSED, "D", "0"),
     Kind.STORED: (TRANSFERRED, "R", "0"),
     Kind.NOT_STORED: (TRANSFERRED, "R", "4"),
     Kind.COMMITMENT_FAILED: (TRANSFERRED, "R", "4"),
@@ -60,6 +62,7 @@ STAY_INSIDE = frozenset(
         Kind.RELEASED,
         Kind.SUPERSEDED,
         Kind.RETRIED,
+        Kind.CAME_AGAIN,
         Kind.COMMITMENT_REQUESTED,
         Kind.COMMITMENT_REFUSED,
         Kind.COMMITTED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from worker.audit_messages import (
     messages,
     security_alert,
 )
-from worker.ledger import Kind, open_ledger
+from worker.ledger import Kind, PurgeRule, open_ledger
 from worker.settings import Destination
 
 US = Us(ae_title="COVARIANCE", host="node1")
@@ -93,6 +93,18 @@ def test_every_message_has_the_form_of_the_standard(whole_life, schema):
     assert len(every) > 15
     for message in every:
         schema.assertValid(etree.fromstring(message))
+
+
+def test_a_purge_is_a_deletion(ledger, given, told, schema):
+    """Films that leave the spool are instances accessed to be deleted; each is named."""
+    for one_of_two in (given.due("1.2"), *ledger.due_deliveries("pacs", 10)):
+        ledger.deliveries_sent({one_of_two.delivery_id: 0x0000})
+        ledger.delivery_verified(one_of_two.delivery_id)
+    rule = PurgeRule(received_before=datetime.max.replace(tzinfo=UTC), trusted=(), quarantined=False)
+    assert ledger.purge(["1.2"], rule) == 1
+    message = one(told(Kind.PURGED))
+    assert message.xpath("string(//@EventActionCode)") == "D"
+    schema.assertValid(message)
 
 
 def test_every_kind_is_told_or_stays_inside():
