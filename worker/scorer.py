@@ -17,7 +17,7 @@ from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
 from worker.guard import Decoders
-from worker.report.identity import same_patient
+from worker.report.identity import same_patient, study_of
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
 from worker.settings import Settings
@@ -72,7 +72,8 @@ class Scorer:
         """
         analysed_at = datetime.now(UTC)
         read = self._decoders.read if patient else self._read_or_reject
-        readings, rejected = _parted(self._readers.map(read, instances))
+        found = (_of_study(study_instance_uid, one) for one in self._readers.map(read, instances))
+        readings, rejected = _parted(found)
         reach("scorer.after_decode")
         if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
@@ -150,6 +151,17 @@ class Scorer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _of_study(study_instance_uid: str, found: Reading | Rejected) -> Reading | Rejected:
+    # A crafted file can name one study to the node and another to pydicom: it must not choose a chart.
+    if isinstance(found, Rejected) or study_of(found.source) == study_instance_uid:
+        return found
+    return Rejected(
+        sop_instance_uid=found.sop_instance_uid,
+        reason=Reason.UNREADABLE,
+        sentence="The data set names another study than the one it was received for.",
+    )
 
 
 def _parted(found: Iterable[Reading | Rejected]) -> tuple[list[Reading], tuple[Rejected, ...]]:

@@ -292,6 +292,14 @@ def test_pauses_grow_to_a_minute():
     assert pause_after(10**9) == timedelta(minutes=1)
 
 
+def test_film_that_names_another_study_is_not_reported(scorer, films):
+    """A file that reads as of another study than it was received for could reach a stranger's chart."""
+    (film,) = films(1)
+    finding = scorer.find("1.2.840.8", 1, [replace(film, study_instance_uid="1.2.840.8")])
+    assert [one.reason for one in finding.quarantined] == [Reason.UNREADABLE]
+    assert not finding.scores
+
+
 @pytest.mark.parametrize("change", [{"threshold": 0.123}, {"temperature": 3.0}], ids=str)
 def test_another_configuration_makes_other_objects(scorer, films, change):
     """The same film under another threshold or calibration is reported in objects and series of its own."""

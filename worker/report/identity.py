@@ -120,6 +120,11 @@ def accession_number(source: bytes) -> bytes:
     return _bare(cited(source), *_tags("AccessionNumber"))
 
 
+def study_of(source: bytes) -> str:
+    """The StudyInstanceUID among what `extract` took, as it goes into results."""
+    return _bare(cited(source), *_tags("StudyInstanceUID")).decode("ascii", "replace")
+
+
 def graft(result: Dataset, source: bytes, out: DicomBytesIO, *, also: tuple[str, ...] = ()) -> None:
     """Encode a result with the identifiers of the film in their places.
 
