@@ -259,7 +259,7 @@ class Machine(RuleBasedStateMachine):
     def housekeeping(self):
         self.office.take_reports()
         self.office.drop_outputs()
-        self.office.sweep_outbox()
+        self.office.sweep()
 
     @precondition(lambda self: self.pacs is not None)
     @rule()
