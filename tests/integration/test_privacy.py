@@ -187,9 +187,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_nothing_of_a_person_is_written_outside_spool_and_results(
-    make_system, unwilling, place, eventually, redis_port
-):
+def test_no_identifier_is_written_elsewhere(make_system, unwilling, place, eventually, redis_port):
     """Marks in every attribute of films, good and bad, stand in no log, message, output or other file."""
     environment = {"HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "COLUMNS": "200"}
     films = films_of_every_way()
