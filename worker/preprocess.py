@@ -45,7 +45,7 @@ def to_batch(inputs: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
 def percentiles(
     sample_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32], shares: tuple[float, ...]
 ) -> NDArray[np.float64]:
-    """What `np.percentile` finds, to the bit, from a histogram where there is one: four times as fast."""
+    """What `np.percentile` finds, to the bit, from a histogram where there is one: three times as fast."""
     if sample_HW.dtype not in (np.uint8, np.uint16):
         return np.asarray(np.percentile(sample_HW, shares), np.float64)
     levels = 1 << 8 * sample_HW.itemsize
