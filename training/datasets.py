@@ -42,6 +42,12 @@ class Row:
     licence_class: str
     source_balanced: bool
     """From a publisher that contributes both classes, so that its look gives nothing away."""
+    seedlike: bool
+    """Of the subset with the report's numbers: 170/871, 65/65 and 65/65 films."""
+    label: str
+    """Finer class: covid, pneumonia, normal or other."""
+    view: str
+    """ViewPosition as published, `AP` or `PA` at its beginning; empty where unknown."""
     sha256: str
 
     @property
@@ -83,6 +89,9 @@ def _row(record: dict[str, str], path: Path, line: int) -> Row:
             licence=record["licence"],
             licence_class=record["licence_class"],
             source_balanced=record["srcbal"] == "1",
+            seedlike=record["seedlike"] == "1",
+            label=record["label"],
+            view=record["view"],
             sha256=record["sha256"],
         )
     except KeyError as error:

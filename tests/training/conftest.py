@@ -21,6 +21,9 @@ FIELDS = (
     "licence",
     "licence_class",
     "srcbal",
+    "seedlike",
+    "label",
+    "view",
     "sha256",
 )
 
@@ -76,6 +79,9 @@ def make_catalogue(folder: Path) -> Catalogue:
                 "licence": "CC0" if free else "CC BY-NC",
                 "licence_class": "permissive" if free else "non-commercial",
                 "srcbal": str(int(number // 2 % 3 == 0)),
+                "seedlike": "1",
+                "label": "covid" if positive else ("pneumonia", "normal")[number // 2 % 2],
+                "view": ("AP", "PA", "")[number % 3],
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
         )
