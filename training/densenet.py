@@ -10,6 +10,11 @@ from torchvision.models import densenet121
 _MEAN, _DEVIATION = 0.5, 12**-0.5
 
 
+def normalise(pixels_B1HW: Tensor) -> Tensor:
+    """Grey in [0, 1] to three equal channels `(B, 3, H, W)` of mean 0 and deviation 1."""
+    return ((pixels_B1HW - _MEAN) / _DEVIATION).expand(-1, 3, -1, -1)
+
+
 class DenseNet121(nn.Module):
     """The network that is served.
 
@@ -31,8 +36,7 @@ class DenseNet121(nn.Module):
         Returns:
             Logits `(B,)` and class activation maps `(B, H / 32, W / 32)`, both float32.
         """
-        normal_B1HW = (pixels_B1HW - _MEAN) / _DEVIATION
         dtype = next(self.features.parameters()).dtype  # half in an exported model
-        features_BDhw = torch.relu(self.features(normal_B1HW.expand(-1, 3, -1, -1).to(dtype))).float()
+        features_BDhw = torch.relu(self.features(normalise(pixels_B1HW).to(dtype))).float()
         cams_Bhw = (features_BDhw * self.head.weight.view(1, -1, 1, 1)).sum(dim=1)
         return cams_Bhw.mean(dim=(1, 2)) + self.head.bias, cams_Bhw

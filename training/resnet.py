@@ -1,0 +1,21 @@
+"""The report's ResNet-18, from random weights."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from training.densenet import normalise
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with one logit (He et al., CVPR 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = resnet18(weights=None, num_classes=1)
+
+    def forward(self, pixels_B1HW: Tensor) -> Tensor:
+        """Logits `(B,)` of films `(B, 1, H, W)` in [0, 1]."""
+        logits_B: Tensor = self.network(normalise(pixels_B1HW))[:, 0]
+        return logits_B
