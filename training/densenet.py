@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 # An equalised film is uniform on [0, 1]: mean 1/2, standard deviation 1/sqrt(12).
-_MEAN, _DEVIATION = 0.5, 12**-0.5
+INPUT_MEAN, INPUT_DEVIATION = 0.5, 12**-0.5
 
 
 class DenseNet121(nn.Module):
@@ -31,7 +31,7 @@ class DenseNet121(nn.Module):
         Returns:
             Logits `(B,)` and class activation maps `(B, H / 32, W / 32)`, both float32.
         """
-        normal_B1HW = (pixels_B1HW - _MEAN) / _DEVIATION
+        normal_B1HW = (pixels_B1HW - INPUT_MEAN) / INPUT_DEVIATION
         dtype = next(self.features.parameters()).dtype  # half in an exported model
         features_BDhw = torch.relu(self.features(normal_B1HW.expand(-1, 3, -1, -1).to(dtype))).float()
         cams_Bhw = (features_BDhw * self.head.weight.view(1, -1, 1, 1)).sum(dim=1)
