@@ -10,7 +10,7 @@ import typer
 
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
-from training import checkpoint, datasets, floor
+from training import checkpoint, datasets, floor, splits
 from training.card import CARD, write_card
 from training.densenet import DenseNet121
 from training.evaluate import Evaluation, measured
@@ -102,6 +102,32 @@ def bundle(
     train(data, run, config, cache)
     evaluate(data, run, cache)
     export(data, run, bundle, version)
+
+
+@app.command()
+def split(
+    *,
+    data: Data,
+    to: Annotated[Path, typer.Option(help="Folder for the new catalogue.")] = Path("build/split"),
+    by: Annotated[splits.By, typer.Option(help="`image`, as the report did, leaks.")] = splits.By.PATIENT,
+    seed: Annotated[int, typer.Option(help="Another seed draws other films.")] = 20201204,
+    seedlike: Annotated[bool, typer.Option("--seedlike", help="Only films of the report's subset.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only look for leaks; exit code 2 for any.")] = False,
+) -> None:
+    """Draw train, dev and test anew, or look for films that stand on two sides."""
+    rows, records = splits.read_catalogue(data, splitted=check, seedlike=seedlike)
+    pairs = splits.alike(data, rows)
+    if not check:
+        rows = splits.draw(rows, pairs, seed=seed, by=by)
+        splits.write_catalogue(rows, records, data, to)
+        log.info("split_written", to=str(to), by=by.value, seed=seed, **splits.summary(rows, pairs))
+        return
+    found = splits.leaks(rows, pairs)
+    for leak in found:
+        typer.echo(str(leak))
+    if found:
+        raise ConfigurationError(f"{len(found)} pairs of films stand in two splits of {data}.")
+    log.info("no_leak", **splits.summary(rows, pairs))
 
 
 def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:

@@ -1,20 +1,21 @@
 """Rows of the film catalogue and their films, read through the serving recipe.
 
-Only a film whose licence lets us pass on what was learnt from it is trained on, and no patient stands
-on both sides of a split. Both are checked here, on every run.
+Only a film whose licence lets us pass on what was learnt from it is trained on, and no patient and no
+picture stands on both sides of a split. Both are checked here, on every run.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from dicom_node.errors import ConfigurationError
 from worker import preprocess
@@ -23,6 +24,8 @@ CATALOGUE = "manifest.csv"
 SPLITS = ("train", "dev", "test")
 TRAINABLE_LICENCES = frozenset({"permissive", "repo-claimed CC BY 4.0"})
 _TARGETS = {"covid": True, "noncovid": False}
+_NEEDED = ("file", "patient_group", "sha256")
+Record = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class Row:
     split: str
     patient_group: str
     """Films of one patient share it."""
+    patient_known: bool = True
+    """False: the group is this film alone, and another film may be of the same patient."""
     origin: str
     licence: str
     licence_class: str
@@ -56,27 +61,64 @@ class Row:
         return self.split == "train" and self.licence_class in TRAINABLE_LICENCES
 
 
-def read_rows(folder: Path) -> tuple[Row, ...]:
-    """Read the catalogue and check that its splits share no patient.
+def read_rows(folder: Path, *, guarded: bool = True) -> tuple[Row, ...]:
+    """Read the catalogue and check that it can be learnt from.
+
+    Args:
+        folder: with the catalogue and its films.
+        guarded: False only to look for leaks, or to show what a split that leaks is worth.
 
     Raises:
-        ConfigurationError: the catalogue is missing, a row is unusable (file and line are named), or a
-            patient stands in two splits.
+        ConfigurationError: the catalogue is missing or no table, a row is unusable (file and line are
+            named), a patient or a picture stands in two splits, or a split lacks a class.
     """
     path = folder / CATALOGUE
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = tuple(_row(record, path, line) for line, record in enumerate(csv.DictReader(file), 2))
-    except OSError:
-        raise ConfigurationError(f"The film catalogue {path} cannot be read.") from None
-    if not rows:
-        raise ConfigurationError(f"The film catalogue {path} has no rows.")
-    require_disjoint(rows)
+    rows = tuple(row_of(record, path, line) for line, record in read_records(folder))
+    if guarded:
+        require_disjoint(rows)
+        _require_classes(rows, path)
     return rows
 
 
-def _row(record: dict[str, str], path: Path, line: int) -> Row:
+def read_records(folder: Path) -> tuple[tuple[int, Record], ...]:
+    """Every row of the catalogue as it is written, behind its line.
+
+    Raises:
+        ConfigurationError: the catalogue is missing, empty or no table; the line is named.
+    """
+    path = folder / CATALOGUE
+    records: list[tuple[int, Record]] = []
     try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            for cells in filter(None, reader):
+                records.append((reader.line_num, dict(zip(header, cells, strict=True))))
+    except OSError:
+        raise ConfigurationError(f"The film catalogue {path} cannot be read.") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The film catalogue {path} is not UTF-8 text.") from None
+    except csv.Error as error:
+        raise ConfigurationError(f"{path}, line {reader.line_num}: {error}.") from None
+    except ValueError:
+        raise ConfigurationError(
+            f"{path}, line {reader.line_num}: the row has more or fewer cells than the header."
+        ) from None
+    if not records:
+        raise ConfigurationError(f"The film catalogue {path} has no rows.")
+    return tuple(records)
+
+
+def row_of(record: Record, path: Path, line: int) -> Row:
+    """A row of the catalogue `path` by its types.
+
+    Raises:
+        ConfigurationError: names file, line and column.
+    """
+    try:
+        for column in _NEEDED:
+            if not record[column]:
+                raise ConfigurationError(f"{path}, line {line}: `{column}` is empty.")
         if record["split"] not in SPLITS:
             raise ConfigurationError(f"{path}, line {line}: `{record['split']}` is not a split.")
         return Row(
@@ -85,6 +127,7 @@ def _row(record: dict[str, str], path: Path, line: int) -> Row:
             positive=_TARGETS[record["target"]],
             split=record["split"],
             patient_group=record["patient_group"],
+            patient_known=record.get("patient_known") != "0",
             origin=record["origin"],
             licence=record["licence"],
             licence_class=record["licence_class"],
@@ -99,18 +142,28 @@ def _row(record: dict[str, str], path: Path, line: int) -> Row:
 
 
 def require_disjoint(rows: Iterable[Row]) -> None:
-    """Refuse a patient who stands in two splits.
+    """Refuse a patient or a picture in two splits.
 
     Raises:
-        ConfigurationError: names both lines.
+        ConfigurationError: names both films and their lines.
     """
-    seen: dict[str, Row] = {}
+    seen: dict[tuple[str, str], Row] = {}
     for row in rows:
-        first = seen.setdefault(row.patient_group, row)
-        if first.split != row.split:
-            raise ConfigurationError(
-                f"A patient leaks from {first.split} (line {first.line}) into {row.split} (line {row.line})."
-            )
+        for what, key in (("patient", row.patient_group), ("picture", row.sha256)):
+            first = seen.setdefault((what, key), row)
+            if first.split != row.split:
+                raise ConfigurationError(
+                    f"A {what} leaks from {first.split} (line {first.line}, {first.file}) "
+                    f"into {row.split} (line {row.line}, {row.file})."
+                )
+
+
+def _require_classes(rows: Iterable[Row], path: Path) -> None:
+    there = {(row.split, row.positive) for row in rows}
+    for split in SPLITS:
+        for target, positive in _TARGETS.items():
+            if (split, positive) not in there:
+                raise ConfigurationError(f"The film catalogue {path} has no `{target}` film in `{split}`.")
 
 
 def trainable(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -120,8 +173,9 @@ def trainable(rows: Iterable[Row]) -> tuple[Row, ...]:
         ConfigurationError: a class is missing, so that nothing can be learnt.
     """
     kept = tuple(row for row in rows if row.trainable)
-    if len({row.positive for row in kept}) < len(_TARGETS):
-        raise ConfigurationError("The rows that may be trained on do not hold both classes.")
+    for target, positive in _TARGETS.items():
+        if not any(row.positive == positive for row in kept):
+            raise ConfigurationError(f"No film of `train` that may be learnt from is `{target}`.")
     return kept
 
 
@@ -140,22 +194,30 @@ def read_film(folder: Path, row: Row) -> NDArray[np.uint8]:
     """Read one grey film, `(H, W)`.
 
     Raises:
-        ConfigurationError: names the file and the line.
+        ConfigurationError: the film is missing, another than catalogued, cut, coloured or of more than 8
+            bits; the sentence names the file and the line.
     """
     path = folder / row.file
+    film = f"The film {path} (line {row.line})"
     try:
         content = path.read_bytes()
     except OSError:
-        raise ConfigurationError(f"The film {path} (line {row.line}) cannot be read.") from None
+        raise ConfigurationError(f"{film} cannot be read.") from None
     if hashlib.sha256(content).hexdigest() != row.sha256:
-        raise ConfigurationError(
-            f"The film {path} (line {row.line}) is not the one that the catalogue names."
-        )
-    film_HW = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if film_HW is None:
-        raise ConfigurationError(f"The film {path} (line {row.line}) is not a picture.")
-    film: NDArray[np.uint8] = film_HW.astype(np.uint8, copy=False)
-    return film
+        raise ConfigurationError(f"{film} is not the one that the catalogue names.")
+    try:
+        # Pillow and not OpenCV, which fills up a cut JPEG with grey and says nothing.
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        if picture.mode.startswith(("I", "F")):
+            raise ConfigurationError(f"{film} has more than 8 bits a pixel: window it first.")
+        film_HWC = np.asarray(picture.convert("L" if picture.mode in {"L", "1"} else "RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ConfigurationError(f"{film} is not a whole picture.") from None
+    if film_HWC.ndim == 2:
+        return film_HWC
+    if (film_HWC != film_HWC[..., :1]).any():
+        raise ConfigurationError(f"{film} is in colour: its channels differ, and a film is grey.")
+    return np.ascontiguousarray(film_HWC[..., 0])
 
 
 def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.uint8]:
@@ -164,8 +226,12 @@ def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.ui
     key = hashlib.sha256(f"{preprocess.RECIPE}\n{contents}".encode()).hexdigest()[:16]
     path = cache / f"inputs-{key}.npy"
     if path.exists():
-        kept: NDArray[np.uint8] = np.load(path, allow_pickle=False)
-        return kept
+        try:
+            kept: NDArray[np.uint8] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            path.unlink()  # damaged, and what is in it can be made again
+        else:
+            return kept
     inputs_NHW = np.stack([preprocess.to_input(read_film(folder, row)) for row in rows])
     cache.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")

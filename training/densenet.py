@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 # An equalised film is uniform on [0, 1]: mean 1/2, standard deviation 1/sqrt(12).
-_MEAN, _DEVIATION = 0.5, 12**-0.5
+INPUT_MEAN, INPUT_DEVIATION = 0.5, 12**-0.5
 
 
 def normalise(pixels_B1HW: Tensor) -> Tensor:
     """Grey in [0, 1] to three equal channels `(B, 3, H, W)` of mean 0 and deviation 1."""
-    return ((pixels_B1HW - _MEAN) / _DEVIATION).expand(-1, 3, -1, -1)
+    return ((pixels_B1HW - INPUT_MEAN) / INPUT_DEVIATION).expand(-1, 3, -1, -1)
 
 
 class DenseNet121(nn.Module):

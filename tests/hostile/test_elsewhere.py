@@ -59,6 +59,15 @@ ELSEWHERE = {
     "a PACS that answers Bxxx": "dicom_node/test_store_scu.py::test_brings_the_status_of_the_peer",
     "a PACS that answers 0122": "worker/test_deliver.py::test_answers_that_end_the_sending",
     "a PACS that answers nothing": "dicom_node/test_store_scu.py::test_silence_leaves_the_outcome_unknown",
+    # Training
+    "a catalogue that is no table": "training/test_datasets.py::test_a_damaged_catalogue_is_one_sentence",
+    "cut, coloured and 16-bit films": "training/test_datasets.py::"
+    "test_a_film_that_is_no_grey_picture_is_named",
+    "a class without examples": "training/test_datasets.py::test_a_split_without_a_class_is_refused",
+    "a split that leaks": "training/test_splits.py::test_check_names_every_leak",
+    "weights with other keys": "training/test_importers.py::"
+    "test_what_does_not_fit_is_named_and_nothing_is_taken",
+    "weights that run code": "training/test_importers.py::test_a_pickled_object_is_never_opened",
 }
 
 
