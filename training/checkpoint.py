@@ -27,6 +27,15 @@ def write_checkpoint(
     tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in average.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}{index}.{name}": tensor for name, tensor in state.items()}
+    _write(path, tensors, metadata)
+
+
+def write_average(path: Path, average: nn.Module, metadata: dict[str, object]) -> None:
+    """Write weights alone, for `load_average`; atomically."""
+    _write(path, {f"{_AVERAGE}{name}": tensor for name, tensor in average.state_dict().items()}, metadata)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, {"run": json.dumps(metadata)}
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -222,8 +223,31 @@ def read_film(folder: Path, row: Row) -> NDArray[np.uint8]:
 
 def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.uint8]:
     """The recipe's output for each row, `(N, 320, 320)` uint8, kept in `cache` under its content's digest."""
+    return _kept(folder, rows, cache, preprocess.RECIPE, preprocess.to_input)
+
+
+def load_plain(folder: Path, rows: Sequence[Row], size: int, cache: Path) -> NDArray[np.uint8]:
+    """Films as the report took them, `(N, size, size)` uint8: resized without keeping the aspect."""
+
+    def resize(film_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        shrinks = min(film_HW.shape) >= size
+        resized = cv2.resize(
+            film_HW, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        return np.asarray(resized, np.uint8)
+
+    return _kept(folder, rows, cache, f"plain-{size}/1", resize)
+
+
+def _kept(
+    folder: Path,
+    rows: Sequence[Row],
+    cache: Path,
+    recipe: str,
+    convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
     contents = "".join(f"{row.sha256}\n" for row in rows)
-    key = hashlib.sha256(f"{preprocess.RECIPE}\n{contents}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{recipe}\n{contents}".encode()).hexdigest()[:16]
     path = cache / f"inputs-{key}.npy"
     if path.exists():
         try:
@@ -232,7 +256,7 @@ def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.ui
             path.unlink()  # damaged, and what is in it can be made again
         else:
             return kept
-    inputs_NHW = np.stack([preprocess.to_input(read_film(folder, row)) for row in rows])
+    inputs_NHW = np.stack([convert(read_film(folder, row)) for row in rows])
     cache.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     with temporary.open("wb") as file:
