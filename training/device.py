@@ -32,7 +32,9 @@ class Device:
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network there, channels last."""
-        return network.to(self.device, memory_format=torch.channels_last)
+        network.to(self.device)
+        network.to(memory_format=torch.channels_last)
+        return network
 
     def pixels(self, films_BHW: Tensor) -> Tensor:
         """Films `(B, H, W)` uint8 as `(B, 1, H, W)` float32 in [0, 1]."""
