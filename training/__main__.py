@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
 from training import checkpoint, datasets, floor, splits
 from training.card import CARD, write_card
-from training.densenet import DenseNet121
+from training.device import best_device
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
 from training.export import export as export_bundle
+from training.leave_out import leave_one_source_out
 from training.provenance import Provenance, RunRecord, sources_of
+from training.reproduce import report_films
+from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings
-from training.train import CHECKPOINT, CONFIGURATION, infer
+from training.systems import SYSTEMS, read_systems, select
+from training.train import CHECKPOINT, CONFIGURATION, infer, load_network
 from training.train import train as train_network
 from worker.settings import DEFAULT_BUNDLE
 
@@ -49,12 +55,29 @@ def train(data: Data, run: Run, config: Config = None, cache: Cache = Path("buil
 
 
 @app.command()
+def leave_out(data: Data, run: Run, config: Config = None, cache: Cache = Path("build")) -> None:
+    """Train with one source left out after the other; the mean AUROC there chooses between candidates."""
+    settings = read_settings(config) if config else TrainingSettings()
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    found = leave_one_source_out(settings, rows, inputs_NHW, floor.statistics(data, rows), run)
+    for name, fold in found.folds.items():
+        log.info(
+            "left_out",
+            source=name,
+            films=fold.films,
+            auroc=str(fold.auroc),
+            floor_auroc=str(fold.floor_auroc),
+        )
+    log.info("left_out_mean", auroc=round(found.mean, 4))
+
+
+@app.command()
 def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
     """Calibrate on `dev`, choose thresholds there, and measure every set of rows beside the floor."""
     rows = datasets.read_rows(data)
     inputs_NHW = datasets.load_inputs(data, rows, cache)
-    model = DenseNet121()
-    checkpoint.load_average(run / CHECKPOINT, model)
+    model = load_network(run)
     logits_N = np.full(len(rows), np.nan, np.float32)
     wanted_N = measured(rows)
     logits_N[wanted_N] = infer(model, inputs_NHW[wanted_N])
@@ -73,8 +96,7 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
     """Write the bundle and its model card from an evaluated run."""
     rows = datasets.read_rows(data)
     evaluation = _evaluation(run, rows)
-    model = DenseNet121()
-    checkpoint.load_average(run / CHECKPOINT, model)
+    model = load_network(run)
     provenance = Provenance(
         command=f"python -m training bundle --data {data} --run {run} --version {version}",
         run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
@@ -102,6 +124,32 @@ def bundle(
     train(data, run, config, cache)
     evaluate(data, run, cache)
     export(data, run, bundle, version)
+
+
+@app.command()
+def reproduce(
+    *,
+    data: Data,
+    runs: Annotated[Path, typer.Option(help="Folder of the run directories, one a system.")] = Path("runs"),
+    only: Annotated[list[str] | None, typer.Option(help="A system's name; repeat for more.")] = None,
+    init: Annotated[str, typer.Option(help="What DenseNet-121 begins with, see README.")] = "random",
+    systems: Annotated[Path, typer.Option(help="TOML file with the systems.")] = SYSTEMS,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="For a split by image, as the report's.")
+    ] = False,
+    cache: Cache = Path("build"),
+) -> None:
+    """Train the report's systems one after the other; what is done is not done again."""
+    chosen = select(read_systems(systems), only or ())
+    rows = datasets.read_rows(data, guarded=not allow_leaks)
+
+    def load(kept: Sequence[datasets.Row], size: int) -> NDArray[np.uint8]:
+        return datasets.load_plain(data, kept, size, cache)
+
+    films = report_films(rows, load, "image" if allow_leaks else "patient")
+    device = best_device()
+    for system in chosen:
+        reproduce_system(system, films, runs / system.name, device, init)
 
 
 @app.command()

@@ -54,6 +54,8 @@ class Row:
     """Finer class: covid, pneumonia, normal or other."""
     view: str
     """ViewPosition as published, `AP` or `PA` at its beginning; empty where unknown."""
+    findings: frozenset[str] = frozenset()
+    """As published; of a ChestX-ray14 film all that its labels name."""
     sha256: str
 
     @property
@@ -136,6 +138,7 @@ def row_of(record: Record, path: Path, line: int) -> Row:
             seedlike=record["seedlike"] == "1",
             label=record["label"],
             view=record["view"],
+            findings=frozenset(filter(None, record.get("finding", "").split("|"))),
             sha256=record["sha256"],
         )
     except KeyError as error:

@@ -27,6 +27,10 @@ class DenseNet121(nn.Module):
         self.features: nn.Module = densenet121(weights=None).features
         self.head = nn.Linear(1024, 1)
 
+    def pooled(self, pixels_B1HW: Tensor) -> Tensor:
+        """Features `(B, 1024)` behind the pooling; the logit is the head of them."""
+        return torch.relu(self.features(normalise(pixels_B1HW))).float().mean(dim=(2, 3))
+
     def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Score films.
 

@@ -42,7 +42,8 @@ class Head(nn.Module):
     def forward(self, features_BDhw: Tensor) -> Tensor:
         """From `(B, 1024, h, w)` to `(B,)`."""
         pooled_BD = torch.relu(features_BDhw).float().mean(dim=(2, 3))
-        logits_B: Tensor = self.linear(pooled_BD)[:, 0]
+        with torch.autocast(pooled_BD.device.type, enabled=False):  # bfloat16 logits would tie
+            logits_B: Tensor = self.linear(pooled_BD)[:, 0]
         return logits_B
 
 

@@ -177,7 +177,7 @@ def _published(keys: Iterable[str]) -> dict[str, str]:
 def _own(keys: Iterable[str]) -> dict[str, str]:
     """Of a checkpoint the average, which is what is evaluated; no head, whatever it is for."""
     keys = tuple(keys)
-    parts = ("average.", "model.", "")
+    parts = ("average.network.", "average.", "model.", "")
     part = next(part for part in parts if any(key.startswith(f"{part}features.") for key in keys) or not part)
     names = {key: key.removeprefix(part) for key in keys if key.startswith(part)}
     return {key: name for key, name in names.items() if not name.startswith("head.")}

@@ -31,6 +31,10 @@ class RunRecord(_Part):
     commit: str
     """Of the code that trained, `-dirty` when it was changed since; empty outside a repository."""
     torch: str
+    init: str = "random"
+    """Weights begun with, as the importer says of the file."""
+    precision: str = "float32"
+    """Of the activations."""
     planned_anew: tuple[int, ...] = ()
     """Epochs after which the stages ahead were changed; the settings hold the last plan."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,16 @@ class Stage(_Part):
     epochs: int = Field(ge=1)
 
 
+class TaskWeights(_Part):
+    """Share of each task in the loss, see `tasks`."""
+
+    covid: float = 1.0
+    opacity: float = 0.0
+    view: float = 0.0
+    findings: float = 0.0
+    """Of the fourteen together."""
+
+
 class TrainingSettings(_Part):
     """One training run."""
 
@@ -40,6 +50,14 @@ class TrainingSettings(_Part):
     learning_rate: float = 1e-3
     """Peak of one cycle: linear warm-up over the first 5 % of the steps, then a cosine down to 1 %."""
     weight_decay: float = 0.02
+    init: str = "random"
+    """Weights to begin with, see `importers.load_init`."""
+    weights: TaskWeights = TaskWeights()
+    sampling: Literal["natural", "balanced"] = "natural"
+    """`natural`: every film as often as another, COVID films weighted in the loss; `balanced`: drawn by
+    `tasks.strata`, none weighted."""
+    leave_out: tuple[str, ...] = ()
+    """Origins not learnt from, to ask what the network makes of a source that it has never seen."""
     average: float = Field(default=0.98, ge=0, lt=1)
     """Decay per step of the exponential average of weights, which is what is evaluated and exported."""
     evaluate_every: int = Field(default=4, ge=1)

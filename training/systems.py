@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal, Self
@@ -82,6 +83,19 @@ def read_systems(path: Path = SYSTEMS) -> tuple[System, ...]:
             where = ".".join(map(str, (name, *(first["loc"] if first else ()))))
             raise ConfigurationError(f"The systems {path} are not usable at `{where}`.") from None
     return tuple(systems)
+
+
+def select(systems: Sequence[System], names: Sequence[str]) -> tuple[System, ...]:
+    """The systems of these names in their own order; all of them without a name.
+
+    Raises:
+        ConfigurationError: a name is none of theirs.
+    """
+    known = [system.name for system in systems]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"`{name}` is no system; there are {', '.join(known)}.")
+    return tuple(system for system in systems if not names or system.name in names)
 
 
 @cache

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import checkpoint, datasets
+from training import checkpoint, datasets, tasks
 from training.augment import augment, plain, shrink
 from training.datasets import Row
 from training.densenet import DenseNet121
+from training.device import Device, best_device
+from training.importers import load_init
 from training.metrics import auroc
 from training.provenance import RunRecord, commit, positive_weight
 from training.settings import TrainingSettings
@@ -49,21 +51,22 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
-    learner = _Learner(settings, positive_weight(rows))
+    device = best_device()
+    learnt = np.array([row.trainable and row.origin not in settings.leave_out for row in rows])
+    learner = _Learner(settings, 1.0 if settings.sampling == "balanced" else positive_weight(rows), device)
     record, begin = _begin(settings, rows, run / CHECKPOINT, learner)
     run.mkdir(parents=True, exist_ok=True)
     (run / CONFIGURATION).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    labels_N = datasets.targets(rows)
-    learnt_N = np.array([row.trainable for row in rows])
-    dev_N = np.array([row.split == "dev" for row in rows])
-    views = _Views(inputs_NHW[learnt_N], labels_N[learnt_N], settings)
+    views = _Views(inputs_NHW[learnt], [r for r, use in zip(rows, learnt, strict=True) if use], settings)
+    dev = np.array([row.split == "dev" for row in rows])
+    dev_targets_NT = tasks.targets([row for row in rows if row.split == "dev"])
     for epoch in range(begin, settings.epochs):
         started, size, done = time.monotonic(), settings.size_of(epoch), epoch + 1
         entry: dict[str, object] = {"epoch": done, "size": size, "loss": learner.learn(views, epoch)}
         learner.save(run / CHECKPOINT, record, done)
         if done % settings.evaluate_every == 0 or done == settings.epochs:
-            logits_N = infer(learner.average, plain(inputs_NHW[dev_N], size))
-            entry["dev_auroc"] = auroc(labels_N[dev_N], logits_N)
+            logits_NT = learner.infer(plain(inputs_NHW[dev], size))
+            entry |= _aurocs(settings, dev_targets_NT, logits_NT)
         entry["seconds"] = round(time.monotonic() - started, 1)
         with (run / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -71,9 +74,20 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     return run / CHECKPOINT
 
 
+def load_network(run: Path) -> DenseNet121:
+    """The averaged network of a run, without the heads that only taught it.
+
+    Raises:
+        ConfigurationError: there is no checkpoint, or it is of another network.
+    """
+    network = DenseNet121()
+    checkpoint.load_average(run / CHECKPOINT, tasks.MultiTask(network))
+    return network
+
+
 @torch.inference_mode()
 def infer(model: nn.Module, inputs_NHW: NDArray[np.uint8], batch: int = 16) -> NDArray[np.float32]:
-    """Logits `(N,)` of recipe outputs `(N, H, W)`."""
+    """Logits `(N,)` of recipe outputs `(N, H, W)`, in float32."""
     model.eval()
     parts = [
         model(_pixels(inputs_NHW[start : start + batch]))[0] for start in range(0, len(inputs_NHW), batch)
@@ -82,15 +96,35 @@ def infer(model: nn.Module, inputs_NHW: NDArray[np.uint8], batch: int = 16) -> N
     return logits
 
 
+def _aurocs(
+    settings: TrainingSettings, targets_NT: NDArray[np.float32], logits_NT: NDArray[np.float32]
+) -> dict[str, float]:
+    """Of each task that is learnt and that dev has both classes of; the findings as their mean."""
+    found: dict[str, float] = {}
+    for column, name in enumerate(tasks.TASKS):
+        known_N = ~np.isnan(targets_NT[:, column])
+        labels = targets_NT[known_N, column] == 1
+        weight = getattr(settings.weights, "findings" if name in tasks.FINDINGS else name)
+        if weight and 0 < labels.sum() < len(labels):
+            found[name] = auroc(labels, logits_NT[known_N, column])
+    findings = [found.pop(name) for name in tasks.FINDINGS if name in found]
+    mean = {"findings": float(np.mean(findings))} if findings else {}
+    return {
+        f"dev_auroc{'' if name == 'covid' else f'_{name}'}": area for name, area in (found | mean).items()
+    }
+
+
 class _Views:
     """Random views of the films, batch by batch; an epoch depends on seed and number only."""
 
     def __init__(
-        self, inputs_NHW: NDArray[np.uint8], labels_N: NDArray[np.bool_], settings: TrainingSettings
+        self, inputs_NHW: NDArray[np.uint8], rows: Sequence[Row], settings: TrainingSettings
     ) -> None:
-        self._inputs_NHW, self._labels_N, self._settings = inputs_NHW, labels_N, settings
+        self._inputs_NHW, self._targets_NT, self._settings = inputs_NHW, tasks.targets(rows), settings
         self._size, self._films_NHW = 0, inputs_NHW
-        self._count = min(settings.films_per_epoch, len(labels_N))
+        balanced = settings.sampling == "balanced"
+        self._chances_N = tasks.strata(rows) if balanced else None
+        self._count = settings.films_per_epoch if balanced else min(settings.films_per_epoch, len(rows))
         self.steps = math.ceil(self._count / settings.batch)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -98,40 +132,63 @@ class _Views:
         if size != self._size:
             self._size, self._films_NHW = size, shrink(self._inputs_NHW, size)
         random = np.random.default_rng((self._settings.seed, epoch))
-        order = random.permutation(len(self._labels_N))[: self._count]
+        films = len(self._targets_NT)
+        if self._chances_N is None:
+            order = random.permutation(films)[: self._count]
+        else:
+            order = random.choice(films, self._count, p=self._chances_N)
         for start in range(0, self._count, batch):
             chosen = order[start : start + batch]
             views = np.stack([augment(self._films_NHW[i], size, random) for i in chosen])
-            yield _pixels(views), torch.from_numpy(self._labels_N[chosen].astype(np.float32))
+            yield _pixels(views), torch.from_numpy(self._targets_NT[chosen])
 
 
 class _Learner:
     """The network, its average and its optimiser."""
 
-    def __init__(self, settings: TrainingSettings, weight: float) -> None:
-        self.settings = settings
-        self.model = DenseNet121().to(memory_format=torch.channels_last)
+    def __init__(self, settings: TrainingSettings, weight: float, device: Device) -> None:
+        self.settings, self.device = settings, device
+        network = DenseNet121()
+        self.init = load_init(network, settings.init)
+        self.model = tasks.MultiTask(network)
+        device.place(self.model)
         self.average = checkpoint.average_of(self.model)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self._loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weight))
+        shares = settings.weights
+        self._loss = tasks.TaskLoss((shares.covid, shares.opacity, shares.view, shares.findings), weight).to(
+            device.device
+        )
 
     def learn(self, views: _Views, epoch: int) -> float:
         """One epoch; the mean loss of its steps."""
         self.model.train()
         total = 0.0
-        for step, (pixels_B1HW, labels_B) in enumerate(views.batches(epoch)):
+        for step, (pixels_B1HW, targets_BT) in enumerate(views.batches(epoch)):
             rate = self.settings.rate_at((epoch + step / views.steps) / self.settings.epochs)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.zero_grad(set_to_none=True)
-            loss = self._loss(self.model(pixels_B1HW)[0], labels_B)
+            with self.device.autocast():
+                logits_BT = self.model(pixels_B1HW.to(self.device.device))
+            loss = self._loss(logits_BT.float(), targets_BT.to(self.device.device))
             loss.backward()
             self.optimiser.step()
             checkpoint.follow(self.average, self.model, self.settings.average)
             total += loss.item()
         return total / views.steps
+
+    @torch.inference_mode()
+    def infer(self, inputs_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits `(N, T)` of the average, in the precision of training."""
+        parts = []
+        for start in range(0, len(inputs_NHW), self.settings.batch):
+            with self.device.autocast():
+                pixels = _pixels(inputs_NHW[start : start + self.settings.batch]).to(self.device.device)
+                parts.append(self.average(pixels).float())
+        logits: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return logits
 
     def save(self, path: Path, record: RunRecord, epochs: int) -> None:
         metadata = {"run": record.model_dump(mode="json"), "epochs": epochs}
@@ -152,6 +209,8 @@ def _begin(
         positive_weight=positive_weight(rows),
         commit=commit(),
         torch=torch.__version__,
+        init=learner.init,
+        precision=learner.device.precision,
     )
     if not path.exists():
         return record, 0
