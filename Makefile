@@ -9,10 +9,10 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test fuzz check format bench load chaos secrets audit-deps sbom clean
+.PHONY: help demo serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.serving ## Whole way with a stand-in PACS (PACS=host:port/AET, STUDIES=path, VERIFY=find)
 	@$(BIN)/covariance demo $(if $(PACS),--pacs '$(PACS)') $(if $(STUDIES),--studies '$(STUDIES)') $(if $(VERIFY),--verify '$(VERIFY)')
@@ -40,6 +40,12 @@ format: .venv/.developing ## Format, and mend what lint can
 
 bench: .venv/.developing ## Speed; prints and writes build/bench.json
 	$(BIN)/python -m tests.bench
+
+bench-train: .venv/.developing ## Speed of training at each freeze point; writes build/bench-train.json
+	$(BIN)/python -m tests.bench.training $(ARGS)
+
+train-smoke: .venv/.developing ## Every system a few steps, the page, a bundle that scores (minutes)
+	$(BIN)/python -m tests.smoke
 
 load: .venv/.developing ## 100 senders at once, a burst, 5,000 studies; writes build/load.json (a quarter of an hour)
 	$(BIN)/python -m tests.load $(ARGS)
