@@ -1,4 +1,4 @@
-"""Counts who was refused, and hands over what was counted once a minute. A flood costs it nothing.
+"""Counts who was refused, and hands over what was counted once a minute. A flood costs it nothing more.
 
 What is counted is in memory until its window is written: a node that is killed takes up to a minute of it
 along. Every refusal stands in the log, too.
