@@ -1,17 +1,17 @@
 """Events of the ledger as DICOM audit messages (PS3.15 A.5), for a hospital's audit record repository.
 
-| event of the ledger                                        | message                            | outcome |
-|------------------------------------------------------------|------------------------------------|---------|
-| registered (one message for each sender)                   | 110104 Instances Transferred, C    | 0       |
-| recorded, unchanged, finished_without_result               | 110103 Instances Accessed, R       | 0       |
-| quarantined                                                | 110103 Instances Accessed, R       | 4       |
-| output_dropped, purged                                     | 110103 Instances Accessed, D       | 0       |
-| stored                                                     | 110104 Instances Transferred, R    | 0       |
-| not_stored, commitment_failed, not_found                   | 110104 Instances Transferred, R    | 4       |
-| failed, parked                                             | 110104 Instances Transferred, R    | 8       |
-| the exporter starts or stops                               | 110100 Application Activity, E     | 0       |
-| refused                                                    | 110113 Security Alert, E           | 4       |
-| the trail does not fit its checkpoint, or an event its form | 110113 Security Alert, E          | 8       |
+| event of the ledger                                         | message                         | outcome |
+|-------------------------------------------------------------|---------------------------------|---------|
+| registered (one message for each sender)                    | 110104 Instances Transferred, C | 0       |
+| recorded, unchanged, finished_without_result                | 110103 Instances Accessed, R    | 0       |
+| quarantined                                                 | 110103 Instances Accessed, R    | 4       |
+| output_dropped, purged                                      | 110103 Instances Accessed, D    | 0       |
+| stored                                                      | 110104 Instances Transferred, R | 0       |
+| not_stored, commitment_failed, not_found                    | 110104 Instances Transferred, R | 4       |
+| failed, parked                                              | 110104 Instances Transferred, R | 8       |
+| the exporter starts or stops                                | 110100 Application Activity, E  | 0       |
+| refused                                                     | 110113 Security Alert, E        | 4       |
+| the trail does not fit its checkpoint, or an event its form | 110113 Security Alert, E        | 8       |
 
 Action R where we send: only the receiver knows whether it held the instances (A.5.3.7). Steps inside the
 worker (claimed, released, superseded, retried), bytes that came again after a purge (came_again) and
