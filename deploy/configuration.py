@@ -7,6 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -22,7 +23,8 @@ from dicom_node import failpoints
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
 from dicom_node.logs import configure_logs
-from dicom_node.settings import NodeSection
+from dicom_node.revocation import read_lists
+from dicom_node.settings import NodeSection, TlsSection
 from dicom_node.store_scu import Peer, echo
 from dicom_node.tls import server_context
 from worker.bundle import Bundle
@@ -43,6 +45,7 @@ _HEAD = """\
 """
 _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
+    TlsSection: {"crl": "tls/revoked.pem"},
     Destination: {
         "name": "pacs",
         "ae_title": "PACS",
@@ -162,8 +165,21 @@ def _bundle(settings: Settings) -> str:
 def _tls(settings: Settings) -> str:
     if not settings.tls.enabled:
         return "no port with TLS (tls.enabled)"
+    lists = _revocation(settings.tls)
     server_context(settings.tls)
-    return f"port {settings.tls.port}, {settings.tls.certificate} can be used"
+    return f"port {settings.tls.port}, {settings.tls.certificate} can be used, {lists}"
+
+
+def _revocation(tls: TlsSection) -> str:
+    if tls.crl is None:
+        return "no revocation lists (tls.crl)"
+    read = read_lists(tls.crl, tls.authorities)
+    now = datetime.now(UTC)
+    if fault := next(filter(None, (one.fault(now) for one in read.lists)), None):
+        raise ConfigurationError(f"{tls.crl} lets nobody in: {fault}.")
+    told = [str(one) for one in read.lists]
+    told += [f"no list of {name}: whom it signed is refused" for name in read.without]
+    return "; ".join(told)
 
 
 def _place(path: Path, setting: str) -> str:

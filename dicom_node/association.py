@@ -14,8 +14,19 @@ from typing import Protocol
 from dicom_node import wire
 from dicom_node.callers import Origin
 from dicom_node.dimse import MAXIMUM_COMMAND_BYTES, RESPONSE, Command, Field, Operation
+from dicom_node.doorman import Doorman
 from dicom_node.logs import get_logger
-from dicom_node.negotiation import LIMIT_EXCEEDED, Context, Policy, Rejection, Request, Terms
+from dicom_node.negotiation import (
+    CALLED_AE_UNKNOWN,
+    CALLING_AE_UNKNOWN,
+    LIMIT_EXCEEDED,
+    Context,
+    Policy,
+    Rejection,
+    Request,
+    Terms,
+)
+from dicom_node.refusals import Refused
 from dicom_node.status import Status
 from dicom_node.wire import ConnectionLost, Control, PduType, ProtocolError, Wire, p_data
 
@@ -60,13 +71,21 @@ class Acceptor:
     """One connection of a peer that requests an association."""
 
     def __init__(
-        self, connection: Wire, *, policy: Policy, seats: Seats, begin: Begin, origin: Origin
+        self,
+        connection: Wire,
+        *,
+        policy: Policy,
+        seats: Seats,
+        begin: Begin,
+        origin: Origin,
+        doorman: Doorman,
     ) -> None:
         self._wire = connection
         self._policy = policy
         self._seats = seats
         self._begin_reception = begin
         self._origin = origin
+        self._doorman = doorman
         self._command = bytearray()
         self._command_context = 0
         self._terms: Terms
@@ -119,8 +138,22 @@ class Acceptor:
             called_ae=request.called_ae,
             rejection=rejection,
         )
+        if reason := self._refused(request, rejection):
+            self._doorman.refused(
+                reason, self._origin.address, calling_ae=request.calling_ae, called_ae=request.called_ae
+            )
         self._wire.send(request.reject(rejection))
         self._wire.await_close()
+
+    def _refused(self, request: Request, rejection: Rejection) -> Refused | None:
+        # Who speaks another protocol was not understood: that is no matter of who it is.
+        if rejection == LIMIT_EXCEEDED:
+            return Refused.ASSOCIATIONS
+        if rejection == CALLED_AE_UNKNOWN:
+            return Refused.CALLED_TITLE
+        if rejection == CALLING_AE_UNKNOWN:
+            return self._policy.callers.objection(request.calling_ae, self._origin)
+        return None
 
     def _serve_established(self) -> None:
         while True:

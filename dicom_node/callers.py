@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dicom_node.refusals import Refused
 from dicom_node.settings import Caller
 
 
@@ -29,15 +30,24 @@ class AllowList:
 
     def admits(self, ae_title: str, origin: Origin) -> bool:
         """Whether this title may send from there."""
+        return self.objection(ae_title, origin) is None
+
+    def objection(self, ae_title: str, origin: Origin) -> Refused | None:
+        """Why this title may not send from there; None where it may."""
         if not len(self) or ae_title in self._anywhere:
-            return True
-        entries = (caller for caller in self._bound if caller.ae_title.strip() == ae_title)
-        return any(_fits(caller, origin) for caller in entries)
+            return None
+        entries = [caller for caller in self._bound if caller.ae_title.strip() == ae_title]
+        if not entries:
+            return Refused.UNKNOWN_TITLE
+        here = [caller for caller in entries if _calls_from(caller, origin)]
+        if not here:
+            return Refused.WRONG_ADDRESS
+        if any(caller.certificate_sha256 in (None, origin.certificate) for caller in here):
+            return None
+        return Refused.WRONG_CERTIFICATE
 
 
-def _fits(caller: Caller, origin: Origin) -> bool:
-    if caller.certificate_sha256 not in (None, origin.certificate):
-        return False
+def _calls_from(caller: Caller, origin: Origin) -> bool:
     if not caller.addresses:
         return True
     address = ipaddress.ip_address(origin.address)

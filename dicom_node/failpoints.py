@@ -34,7 +34,7 @@ POINTS = {
     "spool.after_rename": "it has its name",
     "spool.after_directory_fsync": "its name is on the disk",
     "receive.before_response": "it is announced, and its sender has not heard 0x0000",
-    "durable.after_write": "an output or a report is written to its temporary file",
+    "durable.after_write": "an output, a report or a window is written to its temporary file",
     "durable.after_fsync": "its content is on the disk",
     "durable.after_rename": "it has its name",
     "reports.after_keep": "a commitment report is kept, and its sender has not heard so",
@@ -51,6 +51,7 @@ POINTS = {
     "deliver.after_commitment": "it is accepted",
     "office.before_report": "a report waits to be taken",
     "office.after_report": "the ledger has it, and it is not dropped",
+    "refusals.after_take": "the ledger has a window of refusals, and its file is not removed",
     "outbox.before_drop": "the bytes of an output are about to be removed",
     "outbox.after_drop": "they are, and the ledger does not know",
 }

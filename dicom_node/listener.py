@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from dicom_node.doorman import Doorman
 from dicom_node.logs import get_logger
+from dicom_node.refusals import Refused
 
 log = get_logger("listener")
 
@@ -26,9 +28,10 @@ Serve = Callable[[socket.socket, str], None]
 class Connections:
     """All connections that are open, over one listener or several: so many in all and from an address."""
 
-    def __init__(self, *, maximum: int, per_address: int) -> None:
+    def __init__(self, *, maximum: int, per_address: int, doorman: Doorman) -> None:
         self._maximum = maximum
         self._per_address = per_address
+        self._doorman = doorman
         self._open: dict[socket.socket, socket.socket] = {}
         self._addresses: dict[socket.socket, str] = {}
         self._from: Counter[str] = Counter()
@@ -43,9 +46,11 @@ class Connections:
             if self._closing:
                 return False
             if len(self._open) >= self._maximum:
+                self._doorman.refused(Refused.CONNECTIONS, address)
                 self._tell(address, "node.maximum_connections are open")
                 return False
             if self._from[address] >= self._per_address:
+                self._doorman.refused(Refused.CONNECTIONS_FROM_THERE, address)
                 self._tell(address, "node.maximum_connections_per_address are open from there")
                 return False
             self._open[request] = request

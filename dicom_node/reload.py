@@ -92,7 +92,7 @@ class Reloader:
         tls = self._settings.tls
         files = [settings_file()]
         if tls.enabled:
-            files += [tls.certificate, tls.key, tls.authorities]
+            files += [tls.certificate, tls.key, tls.authorities, tls.crl]
         return {file: _stamp(file) for file in files if file is not None}
 
 

@@ -14,6 +14,7 @@ from dicom_node.association import Acceptor, Reception, Refusal, Seats
 from dicom_node.callers import AllowList, Origin
 from dicom_node.commitment import ReportReception
 from dicom_node.dimse import Command, Field, Operation
+from dicom_node.doorman import Doorman
 from dicom_node.listener import Connections, Listener, Serve
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import Context, Policy, Terms, supported
@@ -50,8 +51,11 @@ class StorageServer:
         self._contexts = _contexts(node.sop_classes, node.set_aside_sop_classes)
         self._access = self._read_access(settings)
         self._seats = Seats(node.maximum_associations)
+        self._doorman = Doorman(spool.refusals.keep)
         self._connections = Connections(
-            maximum=node.maximum_connections, per_address=node.maximum_connections_per_address
+            maximum=node.maximum_connections,
+            per_address=node.maximum_connections_per_address,
+            doorman=self._doorman,
         )
         self._listeners: list[Listener] = []
         self.tls_port: int | None = None
@@ -63,6 +67,7 @@ class StorageServer:
         Raises `OSError` where an address cannot be had.
         """
         node = self._settings
+        self._doorman.start()
         port = self._listen(node.port, self._serve_plain) if node.plain else None
         if self._tls.enabled:
             self.tls_port = self._listen(self._tls.port, self._serve_tls)
@@ -103,6 +108,7 @@ class StorageServer:
         self._connections.hang_up()
         while self._listeners:
             self._listeners.pop().server_close()
+        self._doorman.stop()
 
     def _serve_plain(self, request: socket.socket, address: str) -> None:
         self._serve(request, Origin(address=address), self._access.policy)
@@ -121,6 +127,8 @@ class StorageServer:
                 connection.do_handshake()
             except OSError as error:
                 log.warning("tls_refused", address=address, why=tls.in_words(error))
+                if reason := tls.refused(error):
+                    self._doorman.refused(reason, address)
                 return
             origin = Origin(address=address, certificate=tls.fingerprint(connection))
             self._serve(connection, origin, access.policy)
@@ -137,7 +145,9 @@ class StorageServer:
         def begin(command: Command, context: Context, terms: Terms) -> Reception:
             return self._begin(command, context, terms, origin.address)
 
-        Acceptor(channel, policy=policy, seats=self._seats, begin=begin, origin=origin).serve()
+        Acceptor(
+            channel, policy=policy, seats=self._seats, begin=begin, origin=origin, doorman=self._doorman
+        ).serve()
 
     def _begin(self, command: Command, context: Context, terms: Terms, address: str) -> Reception:
         operation = command.number(Field.COMMAND)

@@ -118,11 +118,15 @@ class TlsSection(Section):
     """TCP port; 0 takes a free one."""
     certificate: Path = Path("tls/node.pem")
     """Our certificate, and after it what leads to the authority (PEM). Changes of these files, of
-    `allowed_callers` and of `callers` are taken up within seconds, or at once after SIGHUP."""
+    `crl`, of `allowed_callers` and of `callers` are taken up within seconds, or at once after SIGHUP."""
     key: Path = Path("tls/node.key")
     """Its private key (PEM), without a password; 0600."""
     authorities: Path = Path("tls/authorities.pem")
     """Certificates of those whose signature is accepted on a peer's certificate (PEM)."""
+    crl: Path | None = None
+    """Lists of revoked certificates (PEM, one after the other), each signed by one of `authorities`. Who is
+    on one is refused, and so is everybody whose authority has no list here, or one that has ended. With a
+    list of every authority, those between it and the peer are looked up, too. Unset: none is looked up."""
     handshake_timeout: Seconds = 10.0
     """Seconds that the handshake of a peer may take."""
 

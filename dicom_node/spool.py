@@ -3,6 +3,7 @@
     incoming/*.part                                  being written; stale ones are swept at start
     studies/<study>/<object>_<sha256>.dcm            Part 10 files: the data set exactly as received
     reports/<transaction>.json                       storage-commitment reports
+    refusals/<window>.json                           who was refused, until the ledger has it
     outbox/<study>/<object>_<sha256>.dcm             our outputs until the PACS has committed to them
 
 Everything appears by rename after its bytes are on the disk, and the directory is synchronised after.
@@ -26,6 +27,7 @@ from dicom_node.file_meta import HEAD_BYTES
 from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance, read_instance
 from dicom_node.logs import get_logger
 from dicom_node.outbox import Outbox
+from dicom_node.refusals import Refusals
 from dicom_node.reports import Reports
 from dicom_node.uids import is_valid_uid
 
@@ -58,6 +60,7 @@ class Spool:
         self._studies = root / "studies"
         self.outbox = Outbox(root / "outbox", self._workbench)
         self.reports = Reports(root / "reports", self._workbench)
+        self.refusals = Refusals(root / "refusals", self._workbench)
         self._filing = threading.Lock()
         self._durable: set[str] = set()
         self._looked_into: dict[str, tuple[int, SpooledStudy | None]] = {}
@@ -65,7 +68,7 @@ class Spool:
     def prepare(self) -> None:
         """Make the directories, and sweep the temporary files of processes that are gone."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("incoming", "studies", "reports", "outbox"):
+        for name in ("incoming", "studies", "reports", "refusals", "outbox"):
             make_directory(self.root / name)
         self._workbench.sweep()
 

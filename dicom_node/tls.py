@@ -8,11 +8,23 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node import revocation
 from dicom_node.errors import ConfigurationError
+from dicom_node.refusals import Refused
 from dicom_node.settings import TlsSection
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: forward secrecy and authenticated encryption only (RFC 9325 4.2). 1.3 has nothing else."""
+_REVOKED = 23
+"""X509_V_ERR_CERT_REVOKED."""
+_NO_VALID_LIST = {3, 8, 11, 12, 33, 35, 36}
+"""X509_V_ERR_: no CRL, its signature is wrong, not valid yet, ended, no issuer of it, who may not sign lists,
+a critical extension that OpenSSL does not know."""
+_UNACCEPTED = {
+    Refused.REVOKED: "the certificate of the peer is revoked",
+    Refused.NO_VALID_LIST: "whether the certificate of the peer is revoked cannot be known: {}",
+    Refused.CERTIFICATE: "the certificate of the peer is not accepted: {}",
+}
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST"}
 
 
@@ -51,6 +63,8 @@ def server_context(settings: TlsSection) -> ssl.SSLContext:
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     _trust(context, settings.authorities)
     _show(context, settings.certificate, settings.key)
+    if settings.crl is not None:
+        revocation.look_up(context, settings.crl, settings.authorities)
     return context
 
 
@@ -63,7 +77,7 @@ def in_words(error: OSError) -> str:
     """What went wrong with a connection; nothing that the peer wrote."""
     match error:
         case ssl.SSLCertVerificationError():
-            return f"the certificate of the peer is not accepted: {error.verify_message}"
+            return _UNACCEPTED[_verdict(error)].format(error.verify_message)
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return "the peer closed the connection"
         case ssl.SSLError(reason=str() as reason) if reason in _NO_TLS:
@@ -74,6 +88,27 @@ def in_words(error: OSError) -> str:
             return "the peer was silent for too long"
         case _:
             return f"the connection failed: {type(error).__name__}"
+
+
+def refused(error: OSError) -> Refused | None:
+    """Why we refused the peer of a handshake that failed; None where it left by itself."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _verdict(error)
+        case ssl.SSLError(reason="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+            return Refused.CERTIFICATE
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
+            return None
+        case ssl.SSLError() | TimeoutError():
+            return Refused.HANDSHAKE
+        case _:
+            return None
+
+
+def _verdict(error: ssl.SSLCertVerificationError) -> Refused:
+    if error.verify_code == _REVOKED:
+        return Refused.REVOKED
+    return Refused.NO_VALID_LIST if error.verify_code in _NO_VALID_LIST else Refused.CERTIFICATE
 
 
 def _context(protocol: int) -> ssl.SSLContext:

@@ -11,7 +11,24 @@ import pytest
 import structlog
 
 ROOT = Path(__file__).parent.parent
+REAL_FILMS = ROOT.parent / "shared" / "data"
 PEERS_REQUIRED = os.environ.get("COVARIANCE_REQUIRE_PEERS") == "1"
+
+
+def _real_films() -> str:
+    if REAL_FILMS.is_dir():
+        return f"real films: here ({REAL_FILMS})"
+    return "real films: NOT here (../shared/data): what needs them is skipped"
+
+
+def pytest_report_header() -> str:
+    """Say at the start whether real films are here."""
+    return _real_films()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it at the end, too: a green session without real films has proven less."""
+    terminalreporter.write_line(_real_films(), yellow=not REAL_FILMS.is_dir())
 
 
 def find_program(name: str, *places: str) -> str:
@@ -41,7 +58,6 @@ def program():
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real films; tests that need it are skipped where it is absent."""
-    path = ROOT.parent / "shared" / "data"
-    if not path.is_dir():
+    if not REAL_FILMS.is_dir():
         pytest.skip("no real films beside the checkout (../shared/data)")
-    return path
+    return REAL_FILMS

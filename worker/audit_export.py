@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 from dicom_node.errors import Retryable
 from dicom_node.logs import get_logger
-from worker.audit_messages import Us, application_activity, messages, security_alert
+from worker.audit_alerts import security_alert
+from worker.audit_elements import Us
+from worker.audit_messages import application_activity, messages
 from worker.ledger import Ledger, TrailEvent
 from worker.ledger.store import Clock, utcnow
 from worker.settings import Destination, Settings

@@ -57,6 +57,7 @@ class Office:
         loops: list[Loop] = [
             (self._reconciler.step, pauses.reconcile_seconds, 0.0),
             (self.take_reports, pauses.poll_seconds, 0.0),
+            (self.take_refusals, pauses.reconcile_seconds, 0.0),
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
             (self.sweep, _LONGEST_PAUSE, 0.0),
             (self._retainer.step, pauses.reconcile_seconds, 0.0),
@@ -92,6 +93,14 @@ class Office:
                 log.warning("report_of_what_was_not_asked", transaction=report.transaction_uid)
             reach("office.after_report")
             self._spool.reports.drop(report.transaction_uid)
+
+    def take_refusals(self) -> None:
+        """Bring windows of refusals from the spool, where the node keeps them, to the audit trail."""
+        for window in self._spool.refusals.waiting():
+            if self._ledger.take_refusals(window):
+                log.info("refusals_taken", window=window.name, count=window.count)
+            reach("refusals.after_take")
+            self._spool.refusals.drop(window)
 
     def drop_outputs(self) -> None:
         """Remove the bytes of outputs that every destination has answered for."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import end_to_end, engine, ingest
+from tests.bench import end_to_end, engine, ingest, secure
 from tests.bench.measure import Figures
 
 RESULT = Path("build/bench.json")
@@ -19,6 +19,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=_on_disk()) as work:
         for title, station in (
             ("Receiving", ingest),
+            ("Receiving over TLS", secure),
             ("The engine alone", engine),
             ("The whole way", end_to_end),
         ):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from pydantic import BaseModel
 
 from deploy.configuration import effective, example_file
 from dicom_node.settings import CONFIGURATION_FILE
-from tests.dicom_node.certificates import Authority
+from tests.dicom_node.certificates import PAST, Authority
 from worker.settings import Destination, DestinationTls, Settings
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "covariance.toml"
@@ -175,6 +177,48 @@ def test_check_confirms_tls(invoke, tmp_path):
     done = invoke("config", "check", file)
     assert done.exit_code == 0, done.output
     assert "port 2762" in done.stdout
+
+
+@pytest.fixture
+def check_lists(invoke, tmp_path):
+    """`check_lists(content)` checks settings whose revocation lists are these bytes, of `authority`."""
+
+    def run(authority: Authority, content: bytes) -> Result:
+        crl = tmp_path / "revoked.pem"
+        crl.write_bytes(content)
+        files = {**authority.issue().files, "crl": crl}
+        file = tmp_path / "my.toml"
+        file.write_text("\n".join(["[tls]", "enabled = true", *[f'{k} = "{v}"' for k, v in files.items()]]))
+        return invoke("config", "check", file)
+
+    return run
+
+
+def test_check_says_until_when_lists_are_good(check_lists, tmp_path):
+    """Each list is told with its end."""
+    authority = Authority(tmp_path)
+    until = datetime(2096, 2, 29, 12, 0, tzinfo=UTC)
+    done = check_lists(authority, authority.revoke(authority.issue().certificate, until=until))
+    assert done.exit_code == 0, done.output
+    assert "good until 2096-02-29 12:00 UTC (1 revoked)" in done.stdout
+
+
+def test_check_refuses_a_list_that_ended(check_lists, tmp_path):
+    """A list that ended lets nobody in: that is an error of the file, with its date."""
+    authority = Authority(tmp_path)
+    done = check_lists(authority, authority.revoke(until=datetime(2026, 1, 2, 3, 4, tzinfo=UTC), since=PAST))
+    assert done.exit_code == 2
+    assert "ended at 2026-01-02 03:04 UTC" in done.stdout
+
+
+def test_check_refuses_lists_that_are_not_ours(check_lists, tmp_path):
+    """A list of an authority that is not in the file, and a file that is none."""
+    (tmp_path / "other").mkdir()
+    other, authority = Authority(tmp_path / "other"), Authority(tmp_path)
+    for content, said in ((other.revoke(), "no certificate of that authority"), (b"x", "no revocation list")):
+        done = check_lists(authority, content)
+        assert done.exit_code == 2
+        assert said in done.stdout
 
 
 def test_check_connect_says_that_a_peer_is_away(invoke, tmp_path):

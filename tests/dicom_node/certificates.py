@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from dicom_node.tls import ClientTls
 
@@ -45,8 +49,8 @@ class Identity:
 class Authority:
     """Signs certificates."""
 
-    def __init__(self, folder: Path) -> None:
-        self._authority = trustme.CA()
+    def __init__(self, folder: Path, authority: trustme.CA | None = None) -> None:
+        self._authority = authority or trustme.CA()
         self._folder = folder
         self._count = 0
         self.file = folder / "authority.pem"
@@ -65,3 +69,31 @@ class Authority:
         identity.certificate.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
         made.private_key_pem.write_to_path(identity.key)
         return identity
+
+    def child(self, folder: Path) -> Authority:
+        """An authority whose own certificate this one has signed."""
+        folder.mkdir()
+        return Authority(folder, self._authority.create_child_ca())
+
+    @property
+    def private_key(self) -> EllipticCurvePrivateKey:
+        return load_pem_private_key(self._authority.private_key_pem.bytes(), None)
+
+    def revoke(
+        self,
+        *certificates: Path,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        signed_with: EllipticCurvePrivateKey | None = None,
+    ) -> bytes:
+        """A list (PEM) with these certificates on it, good for a day."""
+        mine = x509.load_pem_x509_certificate(self._authority.cert_pem.bytes())
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(mine.subject)
+        builder = builder.last_update(since or now - timedelta(hours=1))
+        builder = builder.next_update(until or now + timedelta(days=1))
+        for file in certificates:
+            number = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(PAST).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(signed_with or self.private_key, SHA256()).public_bytes(Encoding.PEM)

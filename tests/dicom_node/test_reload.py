@@ -37,6 +37,7 @@ class Running:
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         self.folder = folder
+        self.crl = ""
         self.show(identity)
         self.configure('allowed_callers = ["CT1"]')
         self.process = subprocess.Popen(
@@ -54,7 +55,7 @@ class Running:
         files = "\n".join(f'{name} = "{self.folder / name}"' for name in names)
         self.write(
             "covariance.toml",
-            f"[node]\nplain = false\n{callers}\n[tls]\nenabled = true\nport = 0\n{files}\n"
+            f"[node]\nplain = false\n{callers}\n[tls]\nenabled = true\nport = 0\n{files}\n{self.crl}\n"
             f'[spool]\npath = "{self.folder / "spool"}"\n[queue]\nurl = "redis://127.0.0.1:1/0"\n',
         )
 
@@ -129,6 +130,20 @@ def test_a_new_certificate_is_taken_up(running: Running, modality: ClientTls, tm
     assert not running.admits("CT1", modality)
     assert echo(before) == Status.SUCCESS
     before.release()
+
+
+def test_a_revocation_is_taken_up(running: Running, authority: Authority, modality: ClientTls) -> None:
+    """Who is put on the list is refused from the next handshake on, without a restart, and the others not."""
+    running.write("revoked", authority.revoke().decode())
+    running.crl = f'crl = "{running.folder / "revoked"}"'
+    running.configure('allowed_callers = ["CT1"]')
+    eventually(lambda: "access_reloaded" in running.log(), 60)
+    lost = authority.issue()
+    assert running.admits("CT1", lost.client)
+    running.write("revoked", authority.revoke(lost.certificate).decode())
+    eventually(lambda: not running.admits("CT1", lost.client), 60)
+    assert running.admits("CT1", modality)
+    assert "the certificate of the peer is revoked" in running.log()
 
 
 @pytest.mark.parametrize(

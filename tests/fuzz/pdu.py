@@ -12,6 +12,7 @@ from dicom_node.association import Acceptor, Reception, Refusal, Seats
 from dicom_node.callers import AllowList, Origin
 from dicom_node.commitment import CommitmentReport, ReportReception
 from dicom_node.dimse import Command, Field, Operation
+from dicom_node.doorman import Doorman
 from dicom_node.negotiation import Context, Policy, Terms, supported
 from dicom_node.receive import StoreReception
 from dicom_node.spool import Spool
@@ -86,7 +87,14 @@ def one_input(content: bytes) -> None:
     tape = Tape(content)
     connection: Any = tape
     wire = Wire(connection, timeout=60.0, maximum_pdu=16_384)
-    Acceptor(wire, policy=_POLICY, seats=Seats(1), begin=_begin, origin=Origin(address="127.0.0.1")).serve()
+    Acceptor(
+        wire,
+        policy=_POLICY,
+        seats=Seats(1),
+        begin=_begin,
+        origin=Origin(address="127.0.0.1"),
+        doorman=Doorman(lambda _: None),
+    ).serve()
     assert tape.is_closed
     assert not list(_spool().root.glob("incoming/*"))
     heard = bytes(tape.heard)

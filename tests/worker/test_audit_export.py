@@ -18,7 +18,9 @@ import trustme
 from structlog.testing import capture_logs
 
 from deploy.pacs import StandInPacs
+from dicom_node.doorman import Doorman
 from dicom_node.errors import ConfigurationError, Retryable
+from dicom_node.refusals import Refused
 from dicom_node.spool import Spool
 from tests.dicom_node.build import eventually
 from tests.worker.build import claimed, settings_in, written
@@ -292,6 +294,25 @@ def test_a_forged_event_does_not_block_the_others(rsyslog, export_to, ledger, tm
     lines = rsyslog.lines(3)
     assert "110113" in lines[1]
     assert events_in(lines) == [3]
+
+
+def test_a_refused_peer_is_told(tmp_path, folder, rsyslog):
+    """What the node wrote of strangers leaves as a security alert, and its file is removed."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    doorman = Doorman(spool.refusals.keep)
+    doorman.refused(Refused.UNKNOWN_TITLE, "192.0.2.9", calling_ae="STRANGER", called_ae="COVARIANCE")
+    doorman.stop()
+    rsyslog.start()
+    settings = settings_in(tmp_path, audit=sections(folder, rsyslog.port))
+    with open_ledger(settings, migrate=True) as ledger:
+        Office(settings, ledger).take_refusals()
+        AuditExport(settings, ledger).step()
+    assert list(spool.refusals.waiting()) == []
+    lines = rsyslog.lines(2)
+    assert events_in(lines) == [1]
+    assert "110126" in lines[1]
+    assert 'UserID="STRANGER"' in lines[1]
 
 
 def test_octets_are_counted():

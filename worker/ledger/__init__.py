@@ -32,6 +32,7 @@ from worker.ledger.records import (
     StudySummary,
     TrailEvent,
 )
+from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
 from worker.ledger.retry import Retry
@@ -73,7 +74,7 @@ __all__ = [
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views):
+class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Refusals, Trail, Views):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(

@@ -51,6 +51,8 @@ class Kind(StrEnum):
     PURGED = "purged"
     CAME_AGAIN = "came_again"
     """Images that were purged are in the spool once more."""
+    REFUSED = "refused"
+    """Peers were not let in: a window of refusals."""
 
 
 @dataclass(frozen=True, kw_only=True)

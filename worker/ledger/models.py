@@ -325,3 +325,12 @@ class Cursor(Base):
     reader: Mapped[str] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger)
     """The last event that this reader has taken over."""
+
+
+class TakenWindow(Base):
+    """A window of refusals that stands in the audit trail: its file may be there once more after a crash."""
+
+    __tablename__ = "taken_windows"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    taken_at: Mapped[datetime]

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from dicom_node.errors import ConfigurationError
+from tests.worker.ledger.test_refusals import window
 from worker.ledger import Recorded, migrate, open_ledger
 from worker.ledger.models import Base
 from worker.ledger.roles import APP, READ
@@ -82,6 +83,7 @@ def test_a_member_works_through_a_whole_life(login, given):
         finding = given.finding(claim, rejected=["1.3.1.1"])
         assert ledger.finish_without_result(claim, finding) is Recorded.RECORDED
         assert ledger.retry() == 1
+        assert [ledger.take_refusals(window()) for _ in range(2)] == [True, False]
         ledger.note_read("somebody", 3)
         assert ledger.read_up_to("somebody") == 3
         assert ledger.verify().ok
