@@ -30,8 +30,8 @@ def cnn_shapes(size: int = 640) -> list[tuple[str, tuple[int, ...]]]:
 def cnn_figure() -> Figure:
     """Appendix A."""
     names = {
-        "Conv2d": ("Convolution\n3 × 3, ReLU", BLUE),
-        "MaxPool2d": ("Max-pool\n2 × 2", GREEN),
+        "Conv2d": ("Convolution\n3 x 3, ReLU", BLUE),
+        "MaxPool2d": ("Max-pool\n2 x 2", GREEN),
         "Flatten": ("Flatten", QUIET),
         "Linear": ("Dense,\nReLU", ORANGE),
         "Film": ("Film", QUIET),
@@ -52,7 +52,7 @@ def cnn_figure() -> Figure:
         axes.add_patch(
             Rectangle((left, bottom), width, height, facecolor=_FILL[colour], edgecolor=colour, linewidth=1.1)
         )
-        size = " × ".join(f"{n:,}" for n in (*shape[1:], shape[0]))
+        size = " x ".join(f"{n:,}" for n in (*shape[1:], shape[0]))
         axes.text(place + 0.5, 0.03, "Dense,\nsigmoid" if last else text, ha="center", va="top", size=7.8)
         axes.text(place + 0.5, -0.22, size, ha="center", va="top", size=7.2, color=QUIET)
         if not last:
@@ -62,7 +62,7 @@ def cnn_figure() -> Figure:
     axes.text(
         0.12,
         1.1,
-        f"Baseline CNN: {count:,} parameters. Below each step, what it gives (height × width × channels).",
+        f"Baseline CNN: {count:,} parameters. Below each step, what it gives (height x width x channels).",
         va="top",
     )
     return figure
@@ -75,13 +75,13 @@ def workflow_figure() -> Figure:
     blank(axes)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 34)
-    _box(axes, (0.5, 12), (14.5, 10), "Films", "public catalogue,\ngrey, labelled", QUIET)
-    _box(axes, (19, 12), (16, 10), "Split", "by patient, seeded,\nchecked for leaks", QUIET)
-    _box(axes, (40, 24), (27, 8.5), "Baseline CNN, Models 1-4", "640 × 640, random weights", BLUE)
-    _box(axes, (40, 12.75), (27, 8.5), "ResNet-18", "640 × 640, random weights", ORANGE)
-    _box(axes, (40, 1.5), (27, 8.5), "DenseNet-121, Models 1-11", "320 × 320, frozen to 11 depths", GREEN)
-    _box(axes, (72, 12), (12.5, 10), "Best epoch", "by accuracy\non dev", PURPLE)
-    _box(axes, (89, 12), (10.5, 10), "Report", "metrics, maps", QUIET)
+    _box(axes, (0.5, 12, 14.5, 10), "Films", "public catalogue,\ngrey, labelled", QUIET)
+    _box(axes, (19, 12, 16, 10), "Split", "by patient, seeded,\nchecked for leaks", QUIET)
+    _box(axes, (40, 24, 27, 8.5), "Baseline CNN, Models 1-4", "640 x 640, random weights", BLUE)
+    _box(axes, (40, 12.75, 27, 8.5), "ResNet-18", "640 x 640, random weights", ORANGE)
+    _box(axes, (40, 1.5, 27, 8.5), "DenseNet-121, Models 1-11", "320 x 320, frozen to 11 depths", GREEN)
+    _box(axes, (72, 12, 12.5, 10), "Best epoch", "by accuracy\non dev", PURPLE)
+    _box(axes, (89, 12, 10.5, 10), "Report", "metrics, maps", QUIET)
     _arrow(axes, (15.2, 17), (18.8, 17))
     for height in (28.2, 17, 5.8):
         _arrow(axes, (35.2, 17), (39.8, height))
@@ -92,13 +92,11 @@ def workflow_figure() -> Figure:
     return figure
 
 
-def _box(
-    axes: Axes, corner: tuple[float, float], size: tuple[float, float], title: str, text: str, colour: str
-) -> None:
-    (left, bottom), (width, height) = corner, size
+def _box(axes: Axes, place: tuple[float, float, float, float], title: str, text: str, colour: str) -> None:
+    left, bottom, width, height = place
     axes.add_patch(
         FancyBboxPatch(
-            corner,
+            (left, bottom),
             width,
             height,
             boxstyle="round,pad=0,rounding_size=0.9",

@@ -6,9 +6,7 @@ import io
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,24 +15,6 @@ LARGEST = 60_000
 DOTS = 110
 INK, QUIET, LINE = "#1f2933", "#5f6b7a", "#c9d1da"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2b6ca3", "#c8702a", "#3f8f68", "#7a5fa0", "#a83f4b"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.edgecolor": QUIET,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "text.color": INK,
-    "legend.frameon": False,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-}
 
 
 def sheet(width: float, height: float) -> Figure:
@@ -53,9 +33,9 @@ def blank(axes: Axes) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Draw a figure and write it as PNG with as many colours as `LARGEST` allows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    picture = Image.open(drawn).convert("RGB")
     for colours in (256, 192, 128, 96, 64, 48, 32, 24, 16):
         content = io.BytesIO()
         picture.quantize(colours, dither=Image.Dither.NONE).save(content, format="PNG", optimize=True)
@@ -66,6 +46,12 @@ def save(figure: Figure, path: Path) -> None:
 
 def style() -> None:
     """Set the look of all figures."""
-    mpl.rcParams.update(mpl.rcParamsDefault)
-    mpl.use("agg")
-    mpl.rcParams.update(STYLE)
+    mpl.rcdefaults()
+    mpl.rc("font", family="DejaVu Sans", size=8.5)
+    mpl.rc("axes", titlesize=9.5, edgecolor=QUIET, labelcolor=INK, linewidth=0.7)
+    mpl.rc("axes.spines", top=False, right=False)
+    mpl.rc("text", color=INK)
+    mpl.rc(("xtick", "ytick"), color=INK)
+    mpl.rc(("xtick.major", "ytick.major"), width=0.7)
+    mpl.rc("legend", frameon=False)
+    mpl.rc("grid", color=LINE, linewidth=0.5)
