@@ -41,7 +41,7 @@ def cnn_figure() -> Figure:
     axes = figure.add_axes((0.01, 0.0, 0.98, 0.98))
     blank(axes)
     axes.set_xlim(0, len(shapes))
-    axes.set_ylim(-0.34, 1.12)
+    axes.set_ylim(-0.34, 1.2)
     for place, (kind, shape) in enumerate(shapes):
         text, colour = names[kind]
         last = place == len(shapes) - 1
@@ -61,22 +61,27 @@ def cnn_figure() -> Figure:
         count = parameters_of(BaselineCNN(640))
     axes.text(
         0.12,
-        1.1,
+        1.19,
         f"Baseline CNN: {count:,} parameters. Below each step, what it gives (height x width x channels).",
         va="top",
     )
     return figure
 
 
-def workflow_figure() -> Figure:
-    """Appendix C."""
+def workflow_figure(films: dict[str, tuple[int, int]], split: str) -> Figure:
+    """Appendix C.
+
+    Args:
+        films: COVID and other films of each split.
+        split: how it was drawn, `patient` or `image`.
+    """
     figure = sheet(9.6, 3.3)
     axes = figure.add_axes((0.005, 0.01, 0.99, 0.98))
     blank(axes)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 34)
     _box(axes, (0.5, 12, 14.5, 10), "Films", "public catalogue,\ngrey, labelled", QUIET)
-    _box(axes, (19, 12, 16, 10), "Split", "by patient, seeded,\nchecked for leaks", QUIET)
+    _box(axes, (19, 12, 16, 10), "Split", f"by {split}, seeded", QUIET)
     _box(axes, (40, 24, 27, 8.5), "Baseline CNN, Models 1-4", "640 x 640, random weights", BLUE)
     _box(axes, (40, 12.75, 27, 8.5), "ResNet-18", "640 x 640, random weights", ORANGE)
     _box(axes, (40, 1.5, 27, 8.5), "DenseNet-121, Models 1-11", "320 x 320, frozen to 11 depths", GREEN)
@@ -87,8 +92,8 @@ def workflow_figure() -> Figure:
         _arrow(axes, (35.2, 17), (39.8, height))
         _arrow(axes, (67.2, height), (71.8, 17))
     _arrow(axes, (84.7, 17), (88.8, 17))
-    axes.text(27, 10.6, "train 170 / 871\ndev 65 / 65\ntest 65 / 65", ha="center", va="top", size=7.8)
-    axes.text(27, 2.6, "COVID / other", ha="center", va="top", size=7.2, color=QUIET)
+    counted = "\n".join(f"{name} {covid} / {other}" for name, (covid, other) in films.items())
+    axes.text(27, 10.8, f"COVID / other:\n{counted}", ha="center", va="top", size=7.8, linespacing=1.3)
     return figure
 
 
