@@ -29,6 +29,7 @@ class Paper:
     parts: list[str] = field(default_factory=list)
 
     def add(self, *paragraphs: str) -> None:
+        """Put paragraphs behind the others; empty ones are left out."""
         self.parts += [paragraph for paragraph in paragraphs if paragraph]
 
     def picture(self, name: str, figure: Figure, says: str) -> str:
@@ -140,10 +141,10 @@ def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, rea
         else "The films are phantoms, computed from a generated anatomy, because the repository may hold no "
         "patient's film. They show how the maps look, and nothing about patients.",
         "Saliency is the report's: the largest absolute gradient of the logit over the input's channels, "
-        "each film's own maximum being 1, laid half-transparent over the film. The class activation map is exact: "
-        "the log-odds that the film would have if all of it looked like that point; their mean is the film's "
-        "logit. Red speaks for COVID-19, blue against it, with one scale for all films of a network. Only "
-        "DenseNet-121 has it. A map shows what drove the score, not where disease is. Films are squared, as "
+        "each film's own maximum being 1, laid half-transparent over the film. The class activation map is "
+        "exact: the log-odds that the film would have if all of it looked like that point; their mean is the "
+        "film's logit. Red speaks for COVID-19, blue against it, with one scale for all films of a network. "
+        "Only DenseNet-121 has it. A map shows what drove the score, not where disease is. Films are squared, as "
         "the networks take them.",
     )
     for run in chosen:
@@ -176,8 +177,8 @@ def making(paper: Paper, done: Sequence[Finished]) -> None:
     paper.add(
         "## Time and the epoch that was kept",
         "Of the epochs, the first with the best accuracy on dev is kept, as in the report. For that choice, "
-        "and only there, DenseNet-121 calls a film COVID at a logit above 0.5, as the report did. Minutes are "
-        "of all epochs, each with its look at dev; the one pass of a frozen prefix is not in them.",
+        "and only there, DenseNet-121 calls a film COVID at a logit above 0.5, as the report did. Minutes "
+        "are of all epochs, each with its look at dev; the one pass of a frozen prefix is not in them.",
         tables.time_table(done),
         tables.time_ratio(done),
         "## Curves",
