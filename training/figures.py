@@ -64,7 +64,7 @@ def trainable_figure(done: Sequence[Finished], measurements: Sequence[Measuremen
 def confusion_figure(done: Sequence[Finished], split: str = "test") -> Figure:
     """A matrix of counts for every run."""
     rows = math.ceil(len(done) / _COLUMNS)
-    figure = sheet(8.4, 0.35 + 2.0 * rows)
+    figure = sheet(9.6, 0.2 + 1.75 * rows)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False)
     for place, axes in enumerate(panels.flat):
         if place < len(done):
@@ -84,7 +84,7 @@ def _matrix(axes: Axes, title: str, counts: Confusion) -> None:
     )
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     blank(axes)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.6, aspect=0.72)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.6, aspect=0.55)
     for row in range(2):
         for column in range(2):
             weight = "bold" if row == column else "normal"

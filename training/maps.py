@@ -117,7 +117,7 @@ def evidence_figure(shown: Shown, evidence_hw: NDArray[np.float32], full_scale: 
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = sheet(1.62 * count, 2.2)
+    figure = sheet(1.49 * count, 2.08)
     panels = list(figure.subplots(1, count).flat)
     for axes in panels:
         blank(axes)
@@ -140,12 +140,12 @@ def activation_figure(network: nn.Module, shown: Shown, size: int) -> Figure:
         raise ValueError("only DenseNet-121 has the layers that the report shows")
     pixels = torch.from_numpy(datasets.plain(shown.film_HW, size).copy())[None, None].float() / 255
     found = networks.activations(network, pixels)
-    figure = sheet(6.2, 5.3)
+    figure = sheet(5.6, 4.9)
     panels = figure.subplots(3, 4).flat
     for axes, (name, values) in zip(panels, found.items(), strict=True):
         maps = values[0, :_CHANNELS].numpy()
         axes.imshow(_grid(maps), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
-        axes.set_title(f"{name}\n{values.shape[1]} x {values.shape[2]} x {values.shape[3]}", size=8)
+        axes.set_title(f"{name}\n{values.shape[1]} x {values.shape[2]} x {values.shape[3]}", size=7)
         blank(axes)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.01, wspace=0.06, hspace=0.25)
     return figure

@@ -7,7 +7,7 @@ HTML = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1" />
 <title>The report's systems, trained again</title>
 <style>
-body { font: 15px/1.5 "DejaVu Sans", system-ui, sans-serif; color: #1f2933; max-width: 64rem;
+body { font: 15px/1.5 "DejaVu Sans", system-ui, sans-serif; color: #1f2933; max-width: 66rem;
   margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.4rem; border-bottom: 1px solid #c9d1da; }
 h3 { font-size: 1.02rem; margin-top: 1.6rem; }

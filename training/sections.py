@@ -121,7 +121,7 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
         )
     paper.add(
         "## Confusion matrices (Appendix B)",
-        "Films of test.",
+        "Films of test; a row holds the films of a class, a column what the system called them.",
         paper.picture("confusion", figures.confusion_figure(done), "Confusion matrices on test"),
         "Counts on every set: COVID called COVID / COVID missed / others called COVID / others called other.",
         tables.confusion_table(done),
@@ -144,23 +144,24 @@ def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, rea
         "each film's own maximum being 1, laid half-transparent over the film. The class activation map is "
         "exact: the log-odds that the film would have if all of it looked like that point; their mean is the "
         "film's logit. Red speaks for COVID-19, blue against it, with one scale for all films of a network. "
-        "Only DenseNet-121 has it. A map shows what drove the score, not where disease is. Films are squared, as "
-        "the networks take them.",
+        "Only DenseNet-121 has it. A map shows what drove the score, not where disease is. Films are "
+        "squared, as the networks take them.",
     )
     for run in chosen:
         network, size = networks.load_best(run.run), run.system.size
         found = maps.explanations(network, films, size)
         scale = maps.full_scale_of(found)
-        paper.add(f"### {run.system.title}")
+        lines = []
         for number, (shown, seen) in enumerate(zip(films, found, strict=True), 1):
-            name = f"{run.system.name}-film-{number}"
-            line = paper.picture(
-                f"{name}-saliency", maps.saliency_figure(shown, seen), f"{shown.caption}: saliency"
+            name, says = f"{run.system.name}-film-{number}", shown.caption
+            lines.append(
+                paper.picture(f"{name}-saliency", maps.saliency_figure(shown, seen), f"{says}: saliency")
             )
             if seen.evidence_hw is not None:
                 figure = maps.evidence_figure(shown, seen.evidence_hw, scale)
-                line += "\n" + paper.picture(f"{name}-map", figure, f"{shown.caption}: class activation map")
-            paper.add(line)
+                lines[-1] += "\n" + paper.picture(f"{name}-map", figure, f"{says}: class activation map")
+        # One film on a line, or two where there is no second map.
+        paper.add(f"### {run.system.title}", ("\n\n" if networks.has_map(network) else "\n").join(lines))
         if run is chosen[-1] and networks.has_map(network):
             paper.add(
                 "## Activation maps (Appendix E)",
