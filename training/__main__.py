@@ -20,6 +20,7 @@ from training.evaluate import evaluate as evaluate_logits
 from training.export import export as export_bundle
 from training.leave_out import leave_one_source_out
 from training.provenance import Provenance, RunRecord, sources_of
+from training.report import Pictures, write_report
 from training.reproduce import report_films
 from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings
@@ -176,6 +177,23 @@ def split(
     if found:
         raise ConfigurationError(f"{len(found)} pairs of films stand in two splits of {data}.")
     log.info("no_leak", **splits.summary(rows, pairs))
+
+
+@app.command()
+def report(
+    *,
+    runs: Annotated[Path, typer.Option(help="Folder with a run directory for each system of the report.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page, its pictures and `metrics.csv`.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the films: adds the floor.")] = None,
+    pictures: Annotated[Pictures, typer.Option(help="`films` stays local: it shows patients.")] = (
+        Pictures.PHANTOM
+    ),
+) -> None:
+    """Write the page and the table on the report's systems, as far as they are done."""
+    command = f"python -m training report --runs {runs} --out {out}"
+    command += f" --data {data}" if data else ""
+    command += f" --pictures {pictures.value}" if pictures is Pictures.FILMS else ""
+    write_report(runs, out, data=data, pictures=pictures, command=command)
 
 
 def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:

@@ -232,14 +232,14 @@ def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.ui
 def load_plain(folder: Path, rows: Sequence[Row], size: int, cache: Path) -> NDArray[np.uint8]:
     """Films as the report took them, `(N, size, size)` uint8: resized without keeping the aspect."""
 
-    def resize(film_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        shrinks = min(film_HW.shape) >= size
-        resized = cv2.resize(
-            film_HW, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-        return np.asarray(resized, np.uint8)
+    return _kept(folder, rows, cache, f"plain-{size}/1", lambda film_HW: plain(film_HW, size))
 
-    return _kept(folder, rows, cache, f"plain-{size}/1", resize)
+
+def plain(film_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """One film as the report took it, `(size, size)`."""
+    shrinks = min(film_HW.shape) >= size
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(film_HW, (size, size), interpolation=way), np.uint8)
 
 
 def _kept(

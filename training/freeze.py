@@ -86,6 +86,8 @@ class Frozen(nn.Module):
         count = len(list(takewhile(is_frozen, steps))) if frozen and not updating else 0
         self.prefix = nn.Sequential(Input(), *steps[:count]) if count else nn.Identity()
         self.suffix = nn.Sequential(*([] if count else [Input()]), *steps[count:], Head(model))
+        # Inside a list, or `state_dict` would hold every tensor twice.
+        self._whole = [model]
         self.cached = bool(count)
         """Whether the prefix gives the same for a film in every epoch."""
         self._fixed = [
@@ -93,6 +95,11 @@ class Frozen(nn.Module):
             for module in model.features.modules()
             if isinstance(module, nn.BatchNorm2d) and id(module.weight) in frozen and not updating
         ]
+
+    @property
+    def whole(self) -> DenseNet121:
+        """The network that is cut here, with the same modules."""
+        return self._whole[0]
 
     def train(self, mode: bool = True) -> Frozen:
         """Train or evaluate; fixed normalisations stay as in evaluation."""

@@ -60,21 +60,29 @@ def brier(labels_N: Labels, scores_N: Scores) -> float:
 def bootstrap(
     metric: Metric, labels_N: Labels, scores_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0
 ) -> Estimate:
-    """A metric with its 95 % percentile interval over resampled patients.
+    """A metric with its 95 % percentile interval over resampled patients."""
+    places = np.arange(len(labels_N))
+    drawn = (np.repeat(places, counts) for counts in resamples(labels_N, patients_N, seed=seed))
+    values = [metric(labels_N[chosen], scores_N[chosen]) for chosen in drawn]
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Estimate(value=metric(labels_N, scores_N), low=float(low), high=float(high))
+
+
+def resamples(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) -> NDArray[np.intp]:
+    """How often each film stands in each of 1000 resamples, `(1000, N)`.
 
     Films of one patient are alike, so it is patients that are drawn. Draws that hold one class only are
-    drawn again.
+    drawn again. What can be computed from counts needs no loop over resamples.
     """
     random = np.random.default_rng(seed)
     _, group_N = np.unique(patients_N, return_inverse=True)
-    members = [np.flatnonzero(group_N == group) for group in range(group_N.max() + 1)]
-    values: list[float] = []
-    while len(values) < _RESAMPLES:
-        drawn = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
-        if 0 < labels_N[drawn].sum() < len(drawn):
-            values.append(metric(labels_N[drawn], scores_N[drawn]))
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Estimate(value=metric(labels_N, scores_N), low=float(low), high=float(high))
+    groups = int(group_N.max()) + 1
+    kept: list[NDArray[np.intp]] = []
+    while len(kept) < _RESAMPLES:
+        counts_N = np.bincount(random.integers(groups, size=groups), minlength=groups)[group_N]
+        if 0 < counts_N[labels_N].sum() < counts_N.sum():
+            kept.append(counts_N)
+    return np.stack(kept)
 
 
 def fit_temperature(labels_N: Labels, logits_N: Scores) -> float:

@@ -130,7 +130,9 @@ def reproduce(system: System, films: Films, run: Path, device: Device, init: str
             if time.monotonic() - written > CHECKPOINT_EVERY:
                 trainer.save(run, epoch.epoch)
                 written = time.monotonic()
-    checkpoint.write_average(run / runs.BEST, trainer.best, {"system": system.name})
+    # Without the cut, so that whatever takes a DenseNet121 can load it.
+    best = trainer.best.whole if isinstance(trainer.best, Frozen) else trainer.best
+    checkpoint.write_average(run / runs.BEST, best, {"system": system.name})
     runs.write_predictions(run, trainer.predictions())
     (run / runs.CHECKPOINT).unlink(missing_ok=True)
 
