@@ -61,7 +61,7 @@ def test_a_revoked_certificate_is_refused(secure: Secure, authority: Authority) 
 
 def test_a_list_that_ends_lets_nobody_in(secure: Secure, authority: Authority) -> None:
     """A list that ends while the node runs: everybody is refused from then on, and the log says why."""
-    node = secure(authority.revoke(until=datetime.now(UTC) + timedelta(seconds=4)))
+    node = secure(authority.revoke(until=datetime.now(UTC) + timedelta(seconds=8)))
     modality = authority.issue().client
     assert is_admitted(node, modality)
     with capture_logs() as logs:
