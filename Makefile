@@ -85,7 +85,7 @@ clean: ## Remove what was built (the .venv stays)
 
 .venv/.developing: .venv/.uv pyproject.toml uv.lock
 	@echo 'Installing what development needs (torch included; the first time takes minutes)'
-	@$(SYNC) --extra embedded --extra postgresql --extra tracing --extra training --group test --group check
+	@$(SYNC) --extra embedded --extra postgresql --extra tracing --extra training --group test --group engines --group check
 	@touch $@ .venv/.serving
 
 .venv/.securing: .venv/.uv pyproject.toml uv.lock
