@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,7 @@ class Shown:
     film_HW: Film
 
 
+@cache
 def phantom_films() -> tuple[Shown, ...]:
     """Two phantoms with opacities as of COVID-19, and two that are clear."""
     return tuple(

@@ -114,7 +114,7 @@ def time_table(done: Sequence[Finished]) -> str:
         "device",
         "precision",
         "minutes",
-        "s an epoch",
+        "seconds per epoch",
         "epoch kept",
         "its accuracy on dev, %",
     ]
