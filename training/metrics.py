@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +65,40 @@ def bootstrap(
     Films of one patient are alike, so it is patients that are drawn. Draws that hold one class only are
     drawn again.
     """
+    values = [
+        metric(labels_N[drawn], scores_N[drawn]) for drawn in resamples(labels_N, patients_N, seed=seed)
+    ]
+    return estimate(metric(labels_N, scores_N), values)
+
+
+def resamples(
+    labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """A thousand draws of as many patients as there are, each as the indices of their films."""
     random = np.random.default_rng(seed)
     _, group_N = np.unique(patients_N, return_inverse=True)
     members = [np.flatnonzero(group_N == group) for group in range(group_N.max() + 1)]
-    values: list[float] = []
-    while len(values) < _RESAMPLES:
+    left = _RESAMPLES
+    while left:
         drawn = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
         if 0 < labels_N[drawn].sum() < len(drawn):
-            values.append(metric(labels_N[drawn], scores_N[drawn]))
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Estimate(value=metric(labels_N, scores_N), low=float(low), high=float(high))
+            left -= 1
+            yield drawn
+
+
+def bootstrap_mean(values_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0) -> Estimate:
+    """The mean of a figure of each film, with its 95 % interval over resampled patients."""
+    random = np.random.default_rng(seed)
+    _, group_N = np.unique(patients_N, return_inverse=True)
+    films_P, totals_P = np.bincount(group_N), np.bincount(group_N, values_N)
+    drawn_RP = random.integers(len(films_P), size=(_RESAMPLES, len(films_P)))
+    return estimate(float(values_N.mean()), totals_P[drawn_RP].sum(axis=1) / films_P[drawn_RP].sum(axis=1))
+
+
+def estimate(value: float, resampled: Sequence[float] | Scores) -> Estimate:
+    """A figure with the interval in which 95 % of its resampled values lie."""
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def fit_temperature(labels_N: Labels, logits_N: Scores) -> float:
