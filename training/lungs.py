@@ -5,8 +5,8 @@ On a recipe output (320 x 320, equalised) each side is taken by itself:
 1. smooth, so that ribs and vessels go and the field stays;
 2. threshold by Otsu (IEEE Trans. SMC 9:62, 1979) within the zone where a lung may lie, leaning towards dark
    near the zone's middle: an average shape, one ellipse a side, is the prior of where that is;
-3. open, which cuts the field off from the trachea, the outside and the stomach; keep the component that covers
-   most of the average lung;
+3. open, which cuts the field off from the trachea, the outside and the stomach; keep the component that
+   covers most of the average lung;
 4. close widely and fill, which takes opacities, vessels and ribs back in: a lung is roughly convex.
 
 Where the result is no plausible pair of lungs (area, balance, overlap with the average), the average shape
@@ -92,7 +92,8 @@ def _field(smooth_hw: Grey, prior_hw: NDArray[np.float32]) -> Mask:
     room_hw = cv2.copyMakeBorder(field_hw, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=0)
     closed_hw = cv2.morphologyEx(room_hw, cv2.MORPH_CLOSE, _disc(_CLOSE))[edge:-edge, edge:-edge]
     outlines, _ = cv2.findContours(np.ascontiguousarray(closed_hw), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(np.zeros((_SIDE, _SIDE), np.uint8), outlines, -1, 1, cv2.FILLED).astype(bool)
+    filled_hw = cv2.drawContours(np.zeros((_SIDE, _SIDE), np.uint8), outlines, -1, 1, cv2.FILLED)
+    return np.asarray(filled_hw, np.bool_)
 
 
 def _plausible(sides: list[Mask]) -> bool:
