@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
@@ -15,6 +15,9 @@ from training.card import CARD, write_card
 from training.densenet import DenseNet121
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
+from training.explain import explain as explain_maps
+from training.explain import served, trained
+from training.explanation import write_explanation
 from training.export import export as export_bundle
 from training.provenance import Provenance, RunRecord, sources_of
 from training.settings import TrainingSettings, read_settings
@@ -65,6 +68,38 @@ def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
     for figures in evaluation.figures:
         log.info(
             "measured", rows=figures.rows, auroc=str(figures.auroc), floor_auroc=str(figures.floor_auroc)
+        )
+
+
+@app.command()
+def explain(
+    *,
+    data: Data,
+    run: Annotated[Path | None, typer.Option(help="Run directory whose checkpoint is tested.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Or the bundle whose model is.")] = None,
+    split: Annotated[str, typer.Option(help="Whose films are looked at.")] = "dev",
+    films: Annotated[int, typer.Option(min=1, help="Films of each class for what takes many passes.")] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed draws other films and weights.")] = 0,
+    cache: Cache = Path("build"),
+) -> None:
+    """Test the maps: do they point into the lungs, show what was learnt, and mark what the score rests on?"""
+    if (run is None) == (bundle is None):
+        raise ConfigurationError("Name either a run or a bundle to explain.")
+    if split not in datasets.SPLITS:
+        raise ConfigurationError(f"`{split}` is not a split: choose one of {', '.join(datasets.SPLITS)}.")
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    network = trained(run, _evaluation(run, rows)) if run else served(cast(Path, bundle))
+    explanation = explain_maps(network, rows, inputs_NHW, split=split, sample=films, seed=seed)
+    write_explanation(cast(Path, run or bundle), explanation)
+    for found in explanation.pointing:
+        log.info(
+            "pointing",
+            map=found.map,
+            films_of=found.films_of,
+            mass=str(found.location.mass),
+            lung_share=str(found.location.lung_share),
+            pointing=str(found.location.pointing),
         )
 
 

@@ -35,7 +35,7 @@ def activation_maps(
 
 
 def saliency_maps(model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 8) -> Maps:
-    """Saliency `(N, H, W)`: the absolute gradient of the logit (Simonyan et al., 2013), as the report has it."""
+    """Saliency `(N, H, W)`: the absolute gradient of the logit (Simonyan et al., 2013), as in the report."""
     model.eval()
     maps = []
     for start in range(0, len(inputs_NHW), batch):
@@ -73,4 +73,4 @@ def structural_similarity(one_HW: Maps, other_HW: Maps) -> float:
 
 def _stretched(map_HW: Maps) -> NDArray[np.float64]:
     values_HW = map_HW.astype(np.float64) - map_HW.min()
-    return values_HW / (values_HW.max() or 1.0)
+    return np.asarray(values_HW / (values_HW.max() or 1.0), np.float64)
