@@ -11,15 +11,17 @@ import typer
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
 from training import checkpoint, datasets, floor, splits
+from training.candidates import read_candidates
 from training.card import CARD, write_card
 from training.densenet import DenseNet121
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
 from training.explain import explain as explain_maps
 from training.explain import served, trained
-from training.explanation import write_explanation
+from training.explanation import read_explanation, write_explanation
 from training.export import export as export_bundle
 from training.provenance import Provenance, RunRecord, sources_of
+from training.reliability import RELIABILITY, draw_reliability
 from training.settings import TrainingSettings, read_settings
 from training.train import CHECKPOINT, CONFIGURATION, infer
 from training.train import train as train_network
@@ -115,10 +117,13 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
         run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
         sources=sources_of(rows),
         evaluation=evaluation,
+        explanation=read_explanation(run, evaluation.checkpoint_sha256, evaluation.data_sha256),
+        candidates=read_candidates(),
     )
     manifest = export_bundle(
         model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
     )
+    draw_reliability(evaluation.calibration, bundle / RELIABILITY)
     (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
     log.info("bundle_written", version=version, model=manifest.model.sha256)
 
