@@ -22,9 +22,7 @@ Nobody may rely on a score for a decision about a patient. In particular not:
 - whoever treats, triages, isolates or sends home: a negative result rules nothing out;
 - whoever screens a population in which COVID-19 is rare{worth};
 - a hospital whose films it has not been measured on: the figures of another hospital do not carry over;
-- whoever has films of children, lateral films, photographs of films, or films straight from a modality, on none
-  of which it was tested;
-- whoever wants to tell COVID-19 from another pneumonia: few of the non-COVID films show one;
+- whoever has films of children, lateral films, or films straight from a modality: it was tested on none;
 - whoever reads the heatmap as the place of disease: it shows what drove the score."""
 
 
@@ -62,9 +60,9 @@ def predictive_values(evaluation: Evaluation) -> str:
         ),
     )
     return f"""## Predictive values by prevalence
-What a result would mean where that share of the films shows COVID-19: PPV, the share of positive results that are
-right (95 % interval), and NPV, the share of negative ones. By Bayes from sensitivity and specificity on the rows
-named, which a new hospital does not have to share.
+What a result would mean where that share of the films shows COVID-19: PPV, the share of positive results
+that are right (95 % interval), and NPV, the share of negative ones. By Bayes from sensitivity and specificity
+on the rows named, which a new hospital does not have to share.
 
 {lines}
 
@@ -77,26 +75,27 @@ def maps(explanation: Explanation | None) -> str:
         return ""
     sample = f"{explanation.sample} films of each class"
     return f"""## Maps, tested
-On `{explanation.split}` ({explanation.films} films; the lungs were found by a classical method, on
-{explanation.average_lungs} an average shape stands for them). `cam` is the map that the worker shows, `saliency` the
-absolute gradient that the report shows, on {sample} only.
+On `{explanation.split}` ({explanation.films} films; the lungs were found by a classical method, and on
+{explanation.average_lungs} an average shape stands for them). `cam` is the map that the worker shows,
+`saliency` the absolute gradient that the report shows, on {sample} only.
 
-**Does it look at the lungs?** Mass: share of the map's positive part inside the lungs. Pointing: share of films whose
-map is highest there. Chance is the lungs' share of the area; a Gaussian in the middle of the film knows only that
-films are centred.
+**Does it look at the lungs?** Mass: share of the map's positive part inside the lungs. Pointing: share of
+films whose map is highest there. Chance is the lungs' share of the area; a Gaussian in the middle of the film
+knows only that films are centred.
 
 {_pointing(explanation)}
 
 {_verdict(explanation)}
 
-**Does it show what was learnt?** Likeness with the original map after the parts down to this one were drawn anew
-({sample}; Adebayo et al. 2018). A map that tells of the network comes near 0; one that stays alike shows the
-film's own edges.
+**Does it show what was learnt?** Likeness with the original map after the parts down to this one were drawn
+anew ({sample}; Adebayo et al. 2018). A map that tells of the network comes near 0; one that stays alike shows
+the film's own edges.
 
 {_randomised(explanation)}
 
-**Does the score rest on what it marks?** Area under the probability while the points of COVID films go, or come
-back, in the map's order ({explanation.sample} films; Petsiuk et al. 2018).
+**Does the score rest on what it marks?** Area under the probability while the points of COVID films go, or
+come back, in the map's order ({explanation.sample} films; Petsiuk et al. 2018). Random maps are as coarse as
+`cam`; single pixels taken in the order of `saliency` make a film unlike any other, which tells against it.
 
 {_removal(explanation)}
 
@@ -136,15 +135,10 @@ def _pointing(explanation: Explanation) -> str:
             (
                 part.map,
                 f"{part.location.films} {part.films_of}",
-                *map(
-                    str,
-                    (
-                        part.location.mass,
-                        part.location.gaussian_mass,
-                        part.location.lung_share,
-                        part.location.pointing,
-                    ),
-                ),
+                str(part.location.mass or "no positive part"),
+                str(part.location.gaussian_mass),
+                str(part.location.lung_share),
+                str(part.location.pointing),
             )
             for part in explanation.pointing
         ),
@@ -162,7 +156,9 @@ def _verdict(explanation: Explanation) -> str:
     )
 
 
-def _against(difference: Estimate) -> str:
+def _against(difference: Estimate | None) -> str:
+    if difference is None:
+        return "nowhere, since no map is above 0"
     if difference.low > 0:
         return "above chance"
     return "**below chance**" if difference.high < 0 else "**not clear of chance**"
@@ -196,9 +192,9 @@ def _removal(explanation: Explanation) -> str:
             (
                 part.order,
                 str(part.deletion),
-                *((str(part.deletion_below_random),) if part.order != "random" else ("",)),
+                "" if part.order == "random" else str(part.deletion_below_random),
                 str(part.insertion),
-                *((str(part.insertion_above_random),) if part.order != "random" else ("",)),
+                "" if part.order == "random" else str(part.insertion_above_random),
             )
             for part in explanation.removal
         ),

@@ -29,11 +29,11 @@ class Location(BaseModel):
     films: int
     without_positive: int
     """Films whose map is nowhere above 0: they have no mass and are in `films`, but not in `mass`."""
-    mass: Estimate
-    """Share of the map's positive part that lies in the lungs."""
+    mass: Estimate | None
+    """Share of the map's positive part that lies in the lungs; None where no map has any."""
     lung_share: Estimate
     """The lungs' share of the area: the mass of a uniform map, and the pointing of one drawn at random."""
-    mass_above_share: Estimate
+    mass_above_share: Estimate | None
     """Mass less lung share, film by film: chance is 0."""
     gaussian_mass: Estimate
     """Mass of the centred Gaussian."""
@@ -64,14 +64,14 @@ def locate(maps_NHW: Maps, lungs: Sequence[Lungs], patients_N: NDArray[np.str_])
     gaussian_HW = centred_gaussian(maps_NHW.shape[1])
     gaussian_N = np.array([mass_inside(gaussian_HW, mask_HW) for mask_HW in masks])
     there_N = np.isfinite(mass_N)
-    if not there_N.any():
-        there_N, mass_N = np.ones_like(there_N), np.zeros_like(mass_N)
     return Location(
         films=len(masks),
         without_positive=int((~there_N).sum()),
-        mass=bootstrap_mean(mass_N[there_N], patients_N[there_N]),
+        mass=bootstrap_mean(mass_N[there_N], patients_N[there_N]) if there_N.any() else None,
         lung_share=bootstrap_mean(share_N, patients_N),
-        mass_above_share=bootstrap_mean((mass_N - share_N)[there_N], patients_N[there_N]),
+        mass_above_share=bootstrap_mean((mass_N - share_N)[there_N], patients_N[there_N])
+        if there_N.any()
+        else None,
         gaussian_mass=bootstrap_mean(gaussian_N, patients_N),
         pointing=bootstrap_mean(pointing_N, patients_N),
         pointing_above_share=bootstrap_mean(pointing_N - share_N, patients_N),

@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from training.calibration import Calibration
 
 RELIABILITY = "reliability.svg"
-# Text stays text and ids are the same every time: a small file that changes with its figures only.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "reliability", "font.size": 9}
 
 
 def draw_reliability(calibrations: Sequence[Calibration], path: Path) -> None:
@@ -21,7 +19,8 @@ def draw_reliability(calibrations: Sequence[Calibration], path: Path) -> None:
     if not calibrations:
         path.unlink(missing_ok=True)
         return
-    with mpl.rc_context(_STYLE):
+    # Text stays text and ids are the same every time: a small file that changes with its figures only.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reliability", "font.size": 9}):
         figure = Figure(figsize=(4, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot((0, 1), (0, 1), "--", color="0.6", linewidth=1, label="perfect")
