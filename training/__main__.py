@@ -18,14 +18,14 @@ from training.card import CARD, write_card
 from training.device import best_device
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
-from training.explain import explain as explain_maps
-from training.explain import served, trained
-from training.explanation import read_explanation, write_explanation
+from training.explain.examine import explain as explain_maps
+from training.explain.examine import served, trained
+from training.explain.explanation import read_explanation, write_explanation
 from training.export import export as export_bundle
 from training.leave_out import leave_one_source_out
 from training.provenance import Provenance, RunRecord, sources_of
 from training.reliability import RELIABILITY, draw_reliability
-from training.report import Pictures, write_report
+from training.report.page import Pictures, write_report
 from training.reproduce import report_films
 from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from training.calibration import PREVALENCES, PredictiveValue
 from training.candidates import Candidate
 from training.evaluate import Evaluation
-from training.explanation import Explanation
+from training.explain.explanation import Explanation
 from training.metrics import Estimate
 from training.reliability import RELIABILITY
 

@@ -14,7 +14,7 @@ from training import datasets
 from training.candidates import Candidate
 from training.datasets import Row
 from training.evaluate import Evaluation
-from training.explanation import Explanation
+from training.explain.explanation import Explanation
 from training.settings import TrainingSettings
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.lungs import lung_fields
+from training.explain.lungs import lung_fields
 from worker import preprocess
 
 pytestmark = pytest.mark.training

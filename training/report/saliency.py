@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training import networks
+from training.report import networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Explanation:
     logit: float
     """Positive means COVID-19."""
     saliency_HW: NDArray[np.float32]
-    """Change of the logit by a pixel's change from black to white in one of three channels, were it linear."""
+    """Change of the logit by a pixel's change from black to white in one channel, were it linear."""
     evidence_hw: NDArray[np.float32] | None
     """Log-odds that the film would have if all of it looked like that point; its mean is the logit. None
     for a network without an exact map."""

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import nn
 
-from training import datasets, networks
+from training import datasets
 from training.datasets import Row
-from training.finished import Finished
-from training.pictures import blank, sheet
+from training.report import networks
+from training.report.finished import Finished
+from training.report.pictures import blank, sheet
+from training.report.saliency import Explanation, explain
 from training.runs import Predictions
-from training.saliency import Explanation, explain
 from worker.phantom import radiograph
 
 Film = NDArray[np.uint8]

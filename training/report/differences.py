@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.finished import Finished
+from training.report.finished import Finished
 
 _ALWAYS = (
     "**COVID-19 is the positive class.** The class folders of the report's notebooks made it 0, and whether "

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.classification import Confusion, Measurement, confusion
-from training.finished import Finished
-from training.pictures import BLUE, GREEN, INK, LINE, ORANGE, PURPLE, QUIET, RED, blank, sheet
+from training.report.classification import Confusion, Measurement, confusion
+from training.report.finished import Finished
+from training.report.pictures import BLUE, GREEN, INK, LINE, ORANGE, PURPLE, QUIET, RED, blank, sheet
 
 SPLIT_TITLES = {"train": "Train", "dev": "Validation (dev)", "test": "Test"}
 _LINES = (

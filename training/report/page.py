@@ -13,13 +13,14 @@ from scipy.special import logit
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import datasets, floor, looks, sections
-from training.classification import FLOOR, measure, write_metrics
+from training import datasets, floor
 from training.datasets import Row
-from training.finished import Finished, finished_runs
-from training.pagestyle import HTML
-from training.pictures import style
-from training.sections import Paper
+from training.report import maps, sections
+from training.report.classification import FLOOR, measure, write_metrics
+from training.report.finished import Finished, finished_runs
+from training.report.pagestyle import HTML
+from training.report.pictures import style
+from training.report.sections import Paper
 
 METRICS, MARKDOWN, PAGE = "metrics.csv", "report.md", "report.html"
 log = get_logger("report")
@@ -60,9 +61,9 @@ def write_report(runs: Path, out: Path, *, data: Path | None, pictures: Pictures
     sections.opening(paper, done, missing, command)
     sections.figures_of_merit(paper, done, measurements)
     if pictures is Pictures.FILMS and rows is not None and data is not None:
-        sections.looks(paper, done, looks.test_films(data, rows, done[0].predictions), real=True)
+        sections.looks(paper, done, maps.test_films(data, rows, done[0].predictions), real=True)
     else:
-        sections.looks(paper, done, looks.phantom_films(), real=False)
+        sections.looks(paper, done, maps.phantom_films(), real=False)
     sections.making(paper, done)
     text = "\n\n".join(paper.parts) + "\n"
     (out / MARKDOWN).write_text(text, encoding="utf-8")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.classification import CLASSES, FLOOR, SETS, Measurement, confusion
-from training.finished import Finished, label_of
-from training.published import Doubt, published
+from training.report.classification import CLASSES, FLOOR, SETS, Measurement, confusion
+from training.report.finished import Finished, label_of
+from training.report.published import Doubt, published
 from training.systems import System, report_systems
 
 SET_NAMES = {"train": "train", "dev": "validation (dev)", "test": "test", "srcbal": "source-balanced"}

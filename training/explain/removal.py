@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from training import metrics
 from training.densenet import DenseNet121
 from training.device import Device
-from training.maps import Maps
+from training.explain.maps import Maps
 from training.metrics import Estimate, bootstrap_mean
 
 STEPS = 10

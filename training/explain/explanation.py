@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import ConfigurationError
-from training.localise import Location
-from training.randomise import Randomised
-from training.removal import Removal
+from training.explain.localise import Location
+from training.explain.randomise import Randomised
+from training.explain.removal import Removal
 
 EXPLANATION = "explanation.json"
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from training.lungs import Lungs, Mask
-from training.maps import Maps
+from training.explain.lungs import Lungs, Mask
+from training.explain.maps import Maps
 from training.metrics import Estimate, bootstrap_mean
 
 _GAUSSIAN = 0.25

@@ -17,7 +17,13 @@ from torch import nn
 
 from training.densenet import DenseNet121
 from training.device import Device
-from training.maps import Maps, activation_maps, rank_correlation, saliency_maps, structural_similarity
+from training.explain.maps import (
+    Maps,
+    activation_maps,
+    rank_correlation,
+    saliency_maps,
+    structural_similarity,
+)
 from training.metrics import Estimate, bootstrap_mean
 
 PARTS = {

@@ -16,13 +16,13 @@ from training.datasets import Row
 from training.densenet import DenseNet121
 from training.device import best_device
 from training.evaluate import Evaluation
-from training.explanation import Explanation, Pointing
-from training.localise import locate
-from training.lungs import lung_fields
-from training.maps import activation_maps, saliency_maps
-from training.randomise import cascade
-from training.removal import remove
-from training.reopen import reopen
+from training.explain.explanation import Explanation, Pointing
+from training.explain.localise import locate
+from training.explain.lungs import lung_fields
+from training.explain.maps import activation_maps, saliency_maps
+from training.explain.randomise import cascade
+from training.explain.removal import remove
+from training.explain.reopen import reopen
 from training.train import load_network
 from worker.bundle import Bundle
 

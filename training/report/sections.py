@@ -8,13 +8,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from training import datasets, diagrams, figures, looks, networks, tables
-from training.classification import FLOOR, SETS, Measurement, confusion
-from training.differences import differences
-from training.finished import Finished
-from training.looks import Shown
-from training.pictures import save
-from training.published import published
+from training import datasets
+from training.report import diagrams, figures, maps, networks, tables
+from training.report.classification import FLOOR, SETS, Measurement, confusion
+from training.report.differences import differences
+from training.report.finished import Finished
+from training.report.maps import Shown
+from training.report.pictures import save
+from training.report.published import published
 from training.systems import FEATURE_TENSORS, System
 
 PICTURES = "pictures"
@@ -130,7 +131,7 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
 
 def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, real: bool) -> None:
     """Figures 3-4 and Appendix E."""
-    chosen = looks.pictured(done)
+    chosen = maps.pictured(done)
     paper.add("## What the networks look at (Figures 3-4)")
     if not chosen:
         paper.add("No run holds weights, so there is no picture.")
@@ -149,16 +150,16 @@ def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, rea
     )
     for run in chosen:
         network, size = networks.load_best(run.run), run.system.size
-        found = looks.explanations(network, films, size)
-        scale = looks.full_scale_of(found)
+        found = maps.explanations(network, films, size)
+        scale = maps.full_scale_of(found)
         lines = []
         for number, (shown, seen) in enumerate(zip(films, found, strict=True), 1):
             name, says = f"{run.system.name}-film-{number}", shown.caption
             lines.append(
-                paper.picture(f"{name}-saliency", looks.saliency_figure(shown, seen), f"{says}: saliency")
+                paper.picture(f"{name}-saliency", maps.saliency_figure(shown, seen), f"{says}: saliency")
             )
             if seen.evidence_hw is not None:
-                figure = looks.evidence_figure(shown, seen.evidence_hw, scale)
+                figure = maps.evidence_figure(shown, seen.evidence_hw, scale)
                 lines[-1] += "\n" + paper.picture(f"{name}-map", figure, f"{says}: class activation map")
         # One film on a line, or two where there is no second map.
         paper.add(f"### {run.system.title}", ("\n\n" if networks.has_map(network) else "\n").join(lines))
@@ -168,7 +169,7 @@ def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, rea
                 f"{run.system.title}, {films[0].caption.lower()}: the first 16 channels behind each child of "
                 "`features`, each from its darkest to its brightest value (channels x height x width).",
                 paper.picture(
-                    "activations", looks.activation_figure(network, films[0], size), "Activation maps"
+                    "activations", maps.activation_figure(network, films[0], size), "Activation maps"
                 ),
             )
 
