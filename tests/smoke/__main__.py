@@ -30,7 +30,7 @@ TRAINING = """
 films_per_epoch = 12
 batch = 4
 average = 0.0
-threads = 2
+threads = 1
 sampling = "balanced"
 stages = [{ size = 64, epochs = 2 }]
 weights = { covid = 1.0, opacity = 0.5, view = 0.2, findings = 0.5 }
@@ -67,7 +67,10 @@ def main() -> None:
 
 
 def _do(*command: object, bundle: Path | None = None) -> None:
-    environment = {**os.environ, **({"COVARIANCE_WORKER__BUNDLE": str(bundle)} if bundle else {})}
+    # Films so small gain nothing from a second thread, and on a busy machine two wait for each other.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if bundle:
+        environment["COVARIANCE_WORKER__BUNDLE"] = str(bundle)
     words = [str(word) for word in command]
     print("$", *words[1:] if words[0] == sys.executable else words, flush=True)  # noqa: T201
     subprocess.run(words, check=True, cwd=ROOT, env=environment)
