@@ -42,3 +42,12 @@ def test_what_is_wrong_is_one_sentence(tmp_path, run_command, capsys):
     """A folder without films ends with exit code 2 and one sentence on stderr."""
     assert run_command("train", "--data", tmp_path, "--run", tmp_path / "run") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("Error: The film catalogue")
+
+
+def test_a_report_on_nothing_is_one_sentence(tmp_path, run_command, capsys):
+    """A folder without a run that is done ends with exit code 2, and no page is begun."""
+    assert run_command("report", "--runs", tmp_path, "--out", tmp_path / "page") == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("Error: No run of the report's systems is done")
+    )
+    assert not (tmp_path / "page").exists()
