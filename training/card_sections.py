@@ -8,6 +8,7 @@ from training.calibration import PREVALENCES, PredictiveValue
 from training.candidates import Candidate
 from training.evaluate import Evaluation
 from training.explain.explanation import Explanation
+from training.explain.localise import Location
 from training.metrics import Estimate
 from training.reliability import RELIABILITY
 
@@ -152,7 +153,15 @@ def _verdict(explanation: Explanation) -> str:
     mass, points = _against(above.mass_above_share), _against(above.pointing_above_share)
     return (
         f"On COVID films the activation map's mass in the lungs is {mass} (by {above.mass_above_share}), "
-        f"and its maximum lies there {points} (by {above.pointing_above_share})."
+        f"and its maximum lies there {points} (by {above.pointing_above_share}). {_centred(above)}"
+    )
+
+
+def _centred(location: Location) -> str:
+    if location.mass is None or location.mass.value > location.gaussian_mass.value:
+        return ""
+    return (
+        "A blob in the middle of the film, which knows nothing of it, **has more of its mass in the lungs**."
     )
 
 

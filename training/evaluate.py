@@ -49,7 +49,7 @@ class Evaluation(BaseModel):
     """The first is in use; all are chosen on `dev`."""
     figures: tuple[Figures, ...]
     calibration: tuple[Calibration, ...] = ()
-    """On `dev`, `test` and every `srcbal` film not learnt from; empty in evaluations before 1.1."""
+    """On `dev`, `test` and every `srcbal` film not learnt from; empty in older evaluations."""
     predictive_values: tuple[PredictiveValue, ...] = ()
     """On the same rows but `dev`, where the points were chosen."""
     interval: Literal["95 % percentile bootstrap over patients"] = "95 % percentile bootstrap over patients"
