@@ -106,7 +106,7 @@ def predictive_values(
         above_NT = scores_N[drawn, None] >= cuts_T
         return above_NT[labels_N[drawn]].mean(axis=0), 1 - above_NT[~labels_N[drawn]].mean(axis=0)
 
-    resampled_R2T = np.array([rates(drawn) for drawn in metrics.resamples(labels_N, patients_N)])
+    resampled_R2T = np.array([rates(drawn) for drawn in metrics.draws(labels_N, patients_N)])
     value_2T = np.array(rates(slice(None)))
     found = []
     for index, point in enumerate(points):

@@ -14,8 +14,8 @@ from training.candidates import read_candidates
 from training.card import write_card
 from training.densenet import DenseNet121
 from training.evaluate import UNSEEN, Evaluation, evaluate, measured
-from training.explain.reopen import reopen
 from training.export import export, reference
+from training.reopen import reopen
 from training.settings import TrainingSettings
 from worker import preprocess
 from worker.bundle import Bundle, replay_golden

@@ -22,7 +22,7 @@ from training.explain.lungs import lung_fields
 from training.explain.maps import activation_maps, saliency_maps
 from training.explain.randomise import cascade
 from training.explain.removal import remove
-from training.explain.reopen import reopen
+from training.reopen import reopen
 from training.train import load_network
 from worker.bundle import Bundle
 
