@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dicom_node.logs import get_logger
+from dicom_node.metrics import REFUSED_CONNECTIONS
 
 log = get_logger("listener")
 
@@ -43,9 +44,11 @@ class Connections:
             if self._closing:
                 return False
             if len(self._open) >= self._maximum:
+                REFUSED_CONNECTIONS.labels("maximum").inc()
                 self._tell(address, "node.maximum_connections are open")
                 return False
             if self._from[address] >= self._per_address:
+                REFUSED_CONNECTIONS.labels("maximum_per_address").inc()
                 self._tell(address, "node.maximum_connections_per_address are open from there")
                 return False
             self._open[request] = request

@@ -24,6 +24,7 @@ from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
 from dicom_node.memory import keep_buffers
 from dicom_node.spool import SpooledInstance
+from worker import metrics
 from worker.answers import LONGEST_ANSWER, Answer, AnswerError, decode_answer, encode_answer
 from worker.findings import Reading, Rejected
 from worker.frames import FrameError, receive_frame, send_frame
@@ -166,6 +167,7 @@ class Decoders:
 
     def _replace(self, slot: int, why: str) -> None:
         self._children[slot].end(at_once=True)
+        metrics.DECODERS_REPLACED.labels(why).inc()
         log.warning("decoder_replaced", why=why, exit_status=self._children[slot].process.returncode)
         self._children[slot] = _Child(self._limits)
 

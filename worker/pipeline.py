@@ -7,17 +7,19 @@ knows the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool, SpooledInstance
+from worker import metrics
 from worker.findings import KeptOutput, Output, StudyFinding
 from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
 from worker.settings import Settings
+from worker.stations import station
 
 log = get_logger("pipeline")
 
@@ -52,17 +54,20 @@ class Pipeline:
         Raises:
             Retryable: the database or the spool is away; the reconciler rings again.
         """
-        self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
+        with station("register"):
+            self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
         reach("pipeline.after_register")
         worker = self._settings.worker
         lease = timedelta(seconds=worker.lease)
-        claim = self._ledger.claim(
-            study_instance_uid, worker=self._worker, lease=lease, maximum_attempts=worker.maximum_attempts
-        )
+        with station("claim"):
+            claim = self._ledger.claim(
+                study_instance_uid, worker=self._worker, lease=lease, maximum_attempts=worker.maximum_attempts
+            )
         if claim is None:
             return
         reach("pipeline.after_claim")
-        with Lease(self._ledger, claim, lease, maximum=timedelta(seconds=worker.maximum_seconds)):
+        longest = timedelta(seconds=worker.maximum_seconds)
+        with metrics.CLAIMS.track_inprogress(), Lease(self._ledger, claim, lease, maximum=longest):
             self._see_through(claim)
 
     def _spooled(self, study_instance_uid: str) -> list[SpooledInstance]:
@@ -76,9 +81,12 @@ class Pipeline:
             self._score_and_record(claim)
         except Permanent as error:
             self._ledger.quarantine(claim, error.reason, str(error), model=self._scorer.model)
+            metrics.OUTCOMES.labels("quarantined").inc()
+            metrics.count_abstention("quarantined", error.reason, len(claim.instances))
             log.warning("study_quarantined", study=claim.study_instance_uid, reason=error.reason)
         except Retryable as error:
             self._ledger.release(claim, retry_in=pause_after(claim.releases), sentence=str(error))
+            metrics.OUTCOMES.labels("released").inc()
             raise
 
     def _score_and_record(self, claim: Claim) -> None:
@@ -97,10 +105,16 @@ class Pipeline:
         )
         reach("pipeline.after_infer")
         if not finding.scores and not reportable(finding.set_aside):
-            self._ledger.finish_without_result(claim, finding)
+            with station("record"):
+                outcome = self._ledger.finish_without_result(claim, finding)
+            self._count(claim, finding, "no_result" if outcome is Recorded.RECORDED else outcome.value)
             return
-        kept = self._keep_all(claim, self._scorer.encode(finding))
-        recorded = self._record(claim, finding, kept)
+        outputs = self._scorer.encode(finding)
+        with station("keep"):
+            kept = self._keep_all(claim, outputs)
+        with station("record"):
+            recorded = self._record(claim, finding, kept)
+        self._count(claim, finding, recorded.value)
         log.info(
             "study_scored",
             study=claim.study_instance_uid,
@@ -109,6 +123,15 @@ class Pipeline:
             images=len(finding.scores),
             outcome=recorded,
         )
+
+    def _count(self, claim: Claim, finding: StudyFinding, outcome: str) -> None:
+        metrics.OUTCOMES.labels(outcome).inc()
+        if outcome in ("recorded", "no_result"):
+            metrics.count_finding(finding)
+            last = max(instance.received_at for instance in claim.instances)
+            metrics.TURNAROUND_SECONDS.observe(max((datetime.now(UTC) - last).total_seconds(), 0.0))
+        if outcome == "recorded":
+            metrics.DECISIONS.labels(finding.decision or "not_analysed").inc()
 
     def _record(self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput]) -> Recorded:
         try:

@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from dicom_node.errors import ConfigurationError
 from worker.ledger import migrate as migration
-from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain
+from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain, verify_next
 from worker.ledger.commitments import CommitmentOutcome, Commitments
-from worker.ledger.deliveries import DueDelivery
+from worker.ledger.deliveries import DueDelivery, Proven
 from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
@@ -38,6 +38,7 @@ from worker.ledger.retry import Retry
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
+from worker.ledger.vitals import Vitals, VitalSigns, Waiting
 from worker.settings import Settings
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Ledger",
     "LedgerStatus",
     "OutputRecord",
+    "Proven",
     "PurgeRule",
     "PurgeableStudy",
     "Recorded",
@@ -67,13 +69,15 @@ __all__ = [
     "StudySummary",
     "TrailEvent",
     "Verification",
+    "Vitals",
+    "Waiting",
     "open_ledger",
 ]
 
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views):
+class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views, VitalSigns):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(
@@ -90,6 +94,10 @@ class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, View
             progress: called now and then with the number of events that were found sound.
         """
         return verify_chain(self._reading, noted or {}, progress)
+
+    def verify_next(self, head: ChainHead, *, limit: int) -> Verification:
+        """Verify the next events behind `head`, which an earlier look found sound."""
+        return verify_next(self._reading, head, limit)
 
     def close(self) -> None:
         """Close the connections."""
