@@ -133,6 +133,26 @@ CHECKPOINT_TIME = Gauge(
     registry=DELIVER,
 )
 
+HEARTBEAT_PERIOD = Gauge(
+    "covariance_heartbeat_period_seconds", "heartbeat.every_minutes; 0 where it is off.", registry=DELIVER
+)
+HEARTBEAT_AGE = Gauge(
+    "covariance_heartbeat_age_seconds",
+    "Since the last heartbeat study that has a result was received.",
+    registry=DELIVER,
+)
+HEARTBEAT_SECONDS = Gauge(
+    "covariance_heartbeat_turnaround_seconds",
+    "From the reception of the last heartbeat study to its result.",
+    registry=DELIVER,
+)
+HEARTBEATS = Counter(
+    "covariance_heartbeats",
+    "Heartbeat studies by what the node answered (stored, refused, unavailable).",
+    ("outcome",),
+    registry=DELIVER,
+)
+
 CHECKPOINT_FITS.set(1)
 AUDIT_INTACT.set(1)
 # A series that appears with its first event has no rate at that event: these begin at zero.
@@ -140,6 +160,8 @@ for _outcome in ("recorded", "unchanged", "superseded", "stale", "no_result", "q
     OUTCOMES.labels(_outcome)
 for _decision in ("positive", "negative", "not_analysed"):
     DECISIONS.labels(_decision)
+for _answer in ("stored", "refused", "unavailable"):
+    HEARTBEATS.labels(_answer)
 for _why in ("hung", "died"):
     DECODERS_REPLACED.labels(_why)
 

@@ -16,6 +16,7 @@ from worker.ledger import migrate as migration
 from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain, verify_next
 from worker.ledger.commitments import CommitmentOutcome, Commitments
 from worker.ledger.deliveries import DueDelivery, Proven
+from worker.ledger.heartbeats import Beat, Heartbeats
 from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
@@ -39,9 +40,11 @@ from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
 from worker.ledger.vitals import Vitals, VitalSigns, Waiting
+from worker.ledger.volumes import History
 from worker.settings import Settings
 
 __all__ = [
+    "Beat",
     "ChainHead",
     "Claim",
     "CommitmentOutcome",
@@ -77,7 +80,9 @@ __all__ = [
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views, VitalSigns):
+class Ledger(
+    Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views, VitalSigns, History, Heartbeats
+):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(
