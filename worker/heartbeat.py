@@ -24,7 +24,7 @@ from dicom_node.status import Status
 from dicom_node.store_scu import Peer, PeerUnavailable, SendItem, StoreAssociation
 from dicom_node.uids import derive_uid
 from worker import metrics
-from worker.ledger import Ledger, PurgeRule
+from worker.ledger import Beat, Ledger, PurgeRule
 from worker.ledger.store import Clock, utcnow
 from worker.settings import Settings
 
@@ -100,11 +100,9 @@ class Heartbeat:
             self._tidy_at = time.monotonic() + _TIDY_SECONDS
 
     def _look(self, beat: int) -> None:
-        count = min(math.ceil(86_400 / self._period) + 1, _REMEMBERED_BEATS)
-        studies = [self._uids.study(one) for one in range(beat - count + 1, beat + 1)]
-        if found := self._ledger.beats(studies):
-            self._since = found[-1].received_at
-            metrics.HEARTBEAT_SECONDS.set((found[-1].recorded_at - found[-1].received_at).total_seconds())
+        if last := _last(self._ledger, self._uids, beat, self._period):
+            self._since = last.received_at
+            metrics.HEARTBEAT_SECONDS.set((last.recorded_at - last.received_at).total_seconds())
 
     def _send(self, beat: int) -> None:
         film = self._made(beat)
@@ -139,7 +137,8 @@ class Heartbeat:
             self._film.StudyDescription = "Heartbeat, synthetic phantom"
         film, study = self._film, self._uids.study(beat)
         film.StudyInstanceUID, film.SeriesInstanceUID = study, derive_uid(study, "series")
-        film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = self._uids.image(study)
+        film.SOPInstanceUID = self._uids.image(study)
+        film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
         film.StudyID, film.AccessionNumber = str(beat)[-16:], ""
         return film
 
@@ -151,6 +150,19 @@ class Heartbeat:
         if going:
             rule = PurgeRule(received_before=before, trusted=self._trusted, quarantined=True)
             self._ledger.purge(going, rule)
+
+
+def heartbeat_age(settings: Settings, ledger: Ledger) -> float | None:
+    """Seconds since the last beat that has a result was received; None where none of the last day has."""
+    now, period = utcnow(), settings.heartbeat.every_minutes * 60
+    last = _last(ledger, heartbeat_uids(settings), int(now.timestamp() // period), period)
+    return None if last is None else max((now - last.received_at).total_seconds(), 0.0)
+
+
+def _last(ledger: Ledger, uids: HeartbeatUids, beat: int, period: float) -> Beat | None:
+    count = min(math.ceil(86_400 / period) + 1, _REMEMBERED_BEATS)
+    found = ledger.beats([uids.study(one) for one in range(beat - count + 1, beat + 1)])
+    return found[-1] if found else None
 
 
 def _peer(settings: Settings) -> Peer:

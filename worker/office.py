@@ -19,9 +19,11 @@ from worker.audit_export import AuditExport
 from worker.audit_walk import AuditWalk
 from worker.checkpoints import Checkpointer
 from worker.deliver import Deliverer, tell_proven
+from worker.heartbeat import Heartbeat
 from worker.ledger import Ledger, open_ledger
 from worker.reconcile import Reconciler
 from worker.retain import Retainer
+from worker.senders import SenderSilence
 from worker.settings import Settings
 from worker.vitals import LedgerVitals
 
@@ -31,6 +33,7 @@ _LONGEST_PAUSE = 30.0
 _ABANDONED = timedelta(hours=1)
 """Far longer than a worker holds a claim: what is older and not recorded will not be."""
 
+_HEARTBEAT_SECONDS = 2.0
 _WALK_SECONDS = 2.0
 _AUDIT_SECONDS = 1.0
 """Pause between two looks at what the audit trail has for the outside."""
@@ -70,6 +73,7 @@ class Office:
             (self._walk.step, _WALK_SECONDS, 0.0),
             *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
             *self._audit_loops(),
+            *self._heartbeats(),
         ]
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
         for thread in threads:
@@ -79,6 +83,10 @@ class Office:
         if self._export is not None:
             self._export.stop()
 
+    def _heartbeats(self) -> Iterator[Loop]:
+        if self._settings.heartbeat.every_minutes:
+            yield Heartbeat(self._settings, self._ledger).step, _HEARTBEAT_SECONDS, 0.0
+
     def endpoint(self) -> Endpoint:
         """The port of this process, for the ledger as a whole."""
         settings = self._settings
@@ -87,6 +95,7 @@ class Office:
             {"spool": settings.spool.path, **_ledger_file(settings)},
             metrics.DELIVER,
             metrics.STATIONS,
+            SenderSilence(settings, self._ledger),
             LedgerVitals(settings, self._ledger, self._reconciler.backlog),
         )
         section = settings.metrics

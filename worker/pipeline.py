@@ -15,6 +15,7 @@ from dicom_node.logs import get_logger
 from dicom_node.spool import Spool, SpooledInstance
 from worker import metrics
 from worker.findings import KeptOutput, Output, StudyFinding
+from worker.heartbeat import heartbeat_uids
 from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
@@ -44,6 +45,7 @@ class Pipeline:
         self._ledger = ledger
         self._scorer = scorer
         self._worker = worker
+        self._heartbeats = heartbeat_uids(settings)
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
@@ -112,8 +114,13 @@ class Pipeline:
         outputs = self._scorer.encode(finding)
         with station("keep"):
             kept = self._keep_all(claim, outputs)
+        destinations = self._destinations
+        if self._is_heartbeat(claim) and not self._settings.heartbeat.deliver:
+            # It has shown that they can be made and kept; nobody is to get them.
+            self._drop(kept)
+            kept, destinations = [], ()
         with station("record"):
-            recorded = self._record(claim, finding, kept)
+            recorded = self._record(claim, finding, kept, destinations)
         self._count(claim, finding, recorded.value)
         log.info(
             "study_scored",
@@ -126,6 +133,8 @@ class Pipeline:
 
     def _count(self, claim: Claim, finding: StudyFinding, outcome: str) -> None:
         metrics.OUTCOMES.labels(outcome).inc()
+        if self._is_heartbeat(claim):
+            return
         if outcome in ("recorded", "no_result"):
             metrics.count_finding(finding)
             last = max(instance.received_at for instance in claim.instances)
@@ -133,9 +142,15 @@ class Pipeline:
         if outcome == "recorded":
             metrics.DECISIONS.labels(finding.decision or "not_analysed").inc()
 
-    def _record(self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput]) -> Recorded:
+    def _is_heartbeat(self, claim: Claim) -> bool:
+        images = (instance.sop_instance_uid for instance in claim.instances)
+        return self._heartbeats.own(claim.study_instance_uid, images)
+
+    def _record(
+        self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput], destinations: Sequence[str]
+    ) -> Recorded:
         try:
-            recorded = self._ledger.record(claim, finding, kept, self._destinations)
+            recorded = self._ledger.record(claim, finding, kept, destinations)
         except Retryable:
             # The connection may have broken after the commit: the sweep of the outbox knows later.
             raise

@@ -15,6 +15,8 @@ WINDOWS_HOURS = (1, 4, 12, 24)
 """A sender of ten studies an hour is missed after one, a sender of one a night only after longer."""
 WEEKS = 8
 """How many earlier weeks are looked at."""
+SILENT_BELOW = 0.001
+"""A sender is silent when so few would come less often than this by chance."""
 FEWEST_WEEKS = 3
 """With fewer nothing is usual yet."""
 
