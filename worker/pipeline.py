@@ -68,6 +68,7 @@ class Pipeline:
         if claim is None:
             return
         reach("pipeline.after_claim")
+        log.info("study_claimed", study=study_instance_uid, generation=claim.generation, fence=claim.fence)
         longest = timedelta(seconds=worker.maximum_seconds)
         with metrics.CLAIMS.track_inprogress(), Lease(self._ledger, claim, lease, maximum=longest):
             self._see_through(claim)
