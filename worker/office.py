@@ -21,6 +21,7 @@ from worker.checkpoints import Checkpointer
 from worker.deliver import Deliverer, tell_proven
 from worker.heartbeat import Heartbeat
 from worker.ledger import Ledger, open_ledger
+from worker.populations import PopulationDrift
 from worker.reconcile import Reconciler
 from worker.retain import Retainer
 from worker.senders import SenderSilence
@@ -96,6 +97,7 @@ class Office:
             metrics.DELIVER,
             metrics.STATIONS,
             SenderSilence(settings, self._ledger),
+            PopulationDrift(settings, self._ledger),
             LedgerVitals(settings, self._ledger, self._reconciler.backlog),
         )
         section = settings.metrics

@@ -93,6 +93,6 @@ def test_the_ledger_knows_what_is_usual(history):
     assert counts[24] == [6, 6, 6, 6, 6]
     clock.pass_by(30 * 3600)
     (silence,) = silences(settings, ledger).values()
-    assert (silence.hours, silence.observed, silence.usual) == (24, 0, 6.0)
+    assert (silence.hours, silence.observed, silence.usual) == (12, 0, 6.0)
     named = ledger.volumes(WINDOWS_HOURS, weeks=8, without=list(ledger.volumes([24], weeks=8)))
     assert named == {}

@@ -21,6 +21,7 @@ from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
 from worker.ledger.outbox import DroppableOutput, Outbox
+from worker.ledger.populations import Populations
 from worker.ledger.records import (
     DeliveryRecord,
     EventRecord,
@@ -81,7 +82,18 @@ _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
 class Ledger(
-    Intake, Results, Commitments, Outbox, Retention, Retry, Trail, Views, VitalSigns, History, Heartbeats
+    Intake,
+    Results,
+    Commitments,
+    Outbox,
+    Retention,
+    Retry,
+    Trail,
+    Views,
+    VitalSigns,
+    History,
+    Heartbeats,
+    Populations,
 ):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
