@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from dicom_node import metrics
+from dicom_node import metrics, tracing
 from dicom_node.dimse import Command, Field
 from dicom_node.durable import SpoolFull
 from dicom_node.failpoints import reach
@@ -111,7 +111,9 @@ class StoreReception:
         sender = metrics.SENDERS.label(instance.calling_ae)
         metrics.RECEIVED.labels(sender, filed.value, "").inc()
         metrics.RECEIVED_BYTES.labels(sender).inc(instance.size)
-        metrics.RECEIVE_SECONDS.observe(time.monotonic() - self._began)
+        seconds = time.monotonic() - self._began
+        metrics.RECEIVE_SECONDS.observe(seconds)
+        tracing.span("receive", instance.study_instance_uid, seconds=seconds)
         if filed is not Filed.DUPLICATE:
             self._announce(instance)
         reach("receive.before_response")

@@ -191,6 +191,13 @@ class MetricsSection(Section):
         return self
 
 
+class TracingSection(Section):
+    """Traces by OpenTelemetry (extra `tracing`): one a study, over all processes."""
+
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Collector, as OTLP over HTTP (`http://127.0.0.1:4318/v1/traces`); empty: no traces."""
+
+
 class NodeSettings(BaseSettings):
     """All that the node needs to know."""
 
@@ -209,6 +216,7 @@ class NodeSettings(BaseSettings):
     queue: QueueSection = QueueSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
 
     @classmethod
     def settings_customise_sources(

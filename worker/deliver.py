@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from dicom_node import tracing
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.query_scu import find_instances
@@ -133,7 +134,7 @@ class Deliverer:
         try:
             for delivery, item in objects:
                 reach("deliver.before_store")
-                with station("store"):
+                with station("store", delivery.study_instance_uid):
                     status = association.send(item).status
                 reach("deliver.after_response")
                 if status is not None and verdict_of(status) is Verdict.STORED:
@@ -264,6 +265,7 @@ class Deliverer:
 def tell_proven(proven: Proven, status: Literal["committed", "verified"]) -> None:
     """Count and log that a destination has shown that it holds an object."""
     metrics.DELIVERIES.labels(proven.destination, status).inc()
+    tracing.span("prove", proven.study_instance_uid, seconds=proven.seconds)
     metrics.COMMITMENT_SECONDS.labels(proven.destination).observe(proven.seconds)
     log.info(
         "object_proven",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
+from structlog.contextvars import bound_contextvars
 
 from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
@@ -148,7 +149,9 @@ class Decoders:
         )
         slot = self._idle.get()
         try:
-            return self._read(slot, request)
+            # In a thread of its own: the study that its caller is bound to is not known here.
+            with bound_contextvars(study=instance.study_instance_uid):
+                return self._read(slot, request)
         finally:
             self._idle.put(slot)
 

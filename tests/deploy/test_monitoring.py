@@ -22,7 +22,9 @@ from pydicom import Dataset, dcmwrite
 from deploy.pacs import StandInPacs
 from dicom_node.metrics import OTHER
 from dicom_node.store_scu import Peer, SendItem, StoreAssociation
+from dicom_node.tracing import trace_id
 from tests.deploy.conftest import _eventually, clean_environment
+from tests.dicom_node.collector import Collector, collecting
 from tests.integration.system import Program, as_toml, free_port
 from worker.heartbeat import heartbeat_uids
 from worker.ledger import Ledger, open_ledger
@@ -64,6 +66,7 @@ class Site:
     ledger: Ledger
     output: Path
     film: Dataset
+    collector: Collector
 
     def get(self, process: str, path: str) -> tuple[int, str]:
         return get(f"http://127.0.0.1:{self.ports[process]}{path}")
@@ -104,7 +107,8 @@ def site(tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     port = free_port()
     ports = {name: free_port() for name in PROCESSES}
-    with StandInPacs(folder / "pacs", peers={"COVARIANCE": ("127.0.0.1", port)}) as pacs:
+    peers = {"COVARIANCE": ("127.0.0.1", port)}
+    with collecting() as collector, StandInPacs(folder / "pacs", peers=peers) as pacs:
         destination = {"name": "pacs", "ae_title": pacs.ae_title, "host": "127.0.0.1", "port": pacs.port}
         tables: dict[str, dict[str, Any]] = {
             "node": {"port": port, "allowed_callers": ["CT1", "COVARIANCE-BEAT", "STANDIN"]},
@@ -116,6 +120,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
             "log": {"style": "json"},
             "metrics": {f"{name}_port": number for name, number in ports.items()},
             "heartbeat": {"every_minutes": BEAT_SECONDS / 60},
+            "tracing": {"endpoint": collector.endpoint},
         }
         file = folder / "covariance.toml"
         file.write_text(as_toml(tables, [destination]))
@@ -128,7 +133,7 @@ def site(tmp_path_factory) -> Iterator[Site]:
             film = phantom_dataset(5, salt="monitoring", rows=640, columns=512)
             send(film, folder, port)
             with open_ledger(settings, migrate=False) as ledger:
-                one = Site(settings, ports, pacs, ledger, output, film)
+                one = Site(settings, ports, pacs, ledger, output, film, collector)
                 proven = ("deliver", "covariance_deliveries_total")
                 _eventually(
                     lambda: one.value(*proven, status="committed") == 2,
@@ -267,6 +272,23 @@ def test_one_id_leads_through_all_logs(site):
     assert ("worker", "study_scored") in mine
     assert mine.count(("deliver", "object_stored")) == 2
     assert mine.count(("deliver", "object_proven")) == 2
+
+
+def test_one_trace_leads_through_all_processes(site):
+    """The collector gets the study's way from all three processes as one trace."""
+    mine = f"{trace_id(site.film.StudyInstanceUID):032x}"
+
+    def spans() -> set[tuple[str, str]]:
+        return {(service, name) for service, name, trace in site.collector.spans if trace == mine}
+
+    wanted = {
+        ("covariance-node", "receive"),
+        ("covariance-deliver", "store"),
+        ("covariance-deliver", "prove"),
+    }
+    stations = ("register", "claim", "wait", "decode", "infer", "explain", "encode", "keep", "record")
+    wanted |= {("covariance-worker", name) for name in stations}
+    _eventually(lambda: wanted <= spans(), what="every span of the study has come")
 
 
 def test_prometheus_scrapes_it_and_evaluates_the_rules(site, program, tmp_path):
