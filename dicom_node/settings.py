@@ -101,6 +101,12 @@ class NodeSection(Section):
     set_aside_sop_classes: tuple[str, ...] = (uids.CT_IMAGE, uids.COMPREHENSIVE_3D_SR)
     """Classes accepted so that a router that sends whole studies does not fail; never scored."""
 
+    @property
+    def caller_titles(self) -> tuple[str, ...]:
+        """Every title that may send, once; empty where anyone may."""
+        titles = (*self.allowed_callers, *(caller.ae_title for caller in self.callers))
+        return tuple(dict.fromkeys(title.strip() for title in titles))
+
     @model_validator(mode="after")
     def _a_title_is_bound_or_not(self) -> Self:
         free = {title.strip() for title in self.allowed_callers}
@@ -169,6 +175,33 @@ class LogSection(Section):
     """`json` for a collector, `console` for people."""
 
 
+class MetricsSection(Section):
+    """An HTTP port of each process: `/metrics` for Prometheus, `/healthz` and `/readyz`. 0 opens none."""
+
+    host: str = "127.0.0.1"
+    """Address that the ports listen on. There is no login: keep them from who need not see them."""
+    node_port: Port = 0
+    """Of the node; 9464 is what the files in deploy/monitoring expect."""
+    worker_port: Port = 0
+    """Of the worker; 9465 there. Several workers of one machine each need their own."""
+    deliver_port: Port = 0
+    """Of the deliverer; 9466 there."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = [port for port in (self.node_port, self.worker_port, self.deliver_port) if port]
+        if len(set(ports)) != len(ports):
+            raise ValueError("two processes have the same port; give each its own")
+        return self
+
+
+class TracingSection(Section):
+    """Traces by OpenTelemetry (extra `tracing`): one a study, over all processes."""
+
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Collector, as OTLP over HTTP (`http://127.0.0.1:4318/v1/traces`); empty: no traces."""
+
+
 class NodeSettings(BaseSettings):
     """All that the node needs to know."""
 
@@ -186,6 +219,8 @@ class NodeSettings(BaseSettings):
     assembly: AssemblySection = AssemblySection()
     queue: QueueSection = QueueSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
 
     @classmethod
     def settings_customise_sources(

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 from celery.signals import worker_ready
 
+from dicom_node import metrics as node_metrics
 from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
+from dicom_node.endpoint import Endpoint
 from dicom_node.errors import CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker import metrics
+from worker.gpu import GpuUse
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
@@ -31,7 +36,12 @@ def run_worker(settings: Settings) -> None:
     """
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
-    with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
+    serving = threading.Event()
+    with (
+        _endpoint(settings, serving),
+        Scorer(settings) as scorer,
+        open_ledger(settings, migrate=True) as ledger,
+    ):
         pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
         app = celery_app(settings)
 
@@ -47,6 +57,7 @@ def run_worker(settings: Settings) -> None:
 
         @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
         def ready(**_: object) -> None:
+            serving.set()
             log.info("worker_ready", model=scorer.model.name, engine=scorer.model.engine)
 
         app.worker_main(
@@ -61,3 +72,17 @@ def run_worker(settings: Settings) -> None:
                 "--loglevel=WARNING",
             ]
         )
+
+
+def _endpoint(settings: Settings, serving: threading.Event) -> Endpoint:
+    """Open before the engine is: a gate that does not let it through is to be seen."""
+    metrics.CONCURRENCY.set(settings.worker.concurrency)
+    registry = node_metrics.process_registry(
+        "worker", {"spool": settings.spool.path}, metrics.WORKER, metrics.STATIONS, GpuUse()
+    )
+
+    def objection() -> str | None:
+        return None if serving.is_set() else "The engine has not passed the parity gate yet."
+
+    section = settings.metrics
+    return Endpoint(registry, host=section.host, port=section.worker_port, readiness=objection)

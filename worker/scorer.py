@@ -12,7 +12,7 @@ from typing import Self
 from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.spool import SpooledInstance
-from worker import preprocess
+from worker import metrics, preprocess
 from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
@@ -21,6 +21,7 @@ from worker.report.identity import same_patient, study_of
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
 from worker.settings import Settings
+from worker.stations import station
 
 
 class Scorer:
@@ -49,6 +50,7 @@ class Scorer:
             operating_point=manifest.operating_point.name,
             temperature=manifest.temperature,
         )
+        metrics.know_model(self.bundle, self.model)
 
     def find(
         self,
@@ -72,8 +74,9 @@ class Scorer:
         """
         analysed_at = datetime.now(UTC)
         read = self._decoders.read if patient else self._read_or_reject
-        found = (_of_study(study_instance_uid, one) for one in self._readers.map(read, instances))
-        readings, rejected = _parted(found)
+        with station("decode"):
+            found = (_of_study(study_instance_uid, one) for one in self._readers.map(read, instances))
+            readings, rejected = _parted(found)
         reach("scorer.after_decode")
         if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
@@ -113,7 +116,8 @@ class Scorer:
         films = [reading.film for reading in readings if reading.film is not None]
         if not films:
             return ()
-        found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
+        with station("infer"):
+            found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
         scores = [
             ImageScore(
                 reading=reading,
@@ -135,9 +139,11 @@ class Scorer:
             Permanent: no valid object can be made of this study's identifiers.
         """
         report = self._settings.report
-        heatmaps = tuple(encode_sc(finding, score, report) for score in finding.scores)
+        with station("explain"):
+            heatmaps = tuple(encode_sc(finding, score, report) for score in finding.scores)
         if finding.scores or (report.not_analysed and reportable(finding.set_aside)):
-            return (*heatmaps, encode_sr(finding, report, heatmaps))
+            with station("encode"):
+                return (*heatmaps, encode_sr(finding, report, heatmaps))
         return ()
 
     def close(self) -> None:

@@ -169,6 +169,25 @@ class RetentionSection(Section):
     """Whether quarantined films go as well; they cannot be tried again after."""
 
 
+class HeartbeatSection(Section):
+    """A phantom that goes the whole way on a schedule. By default it ends in the ledger, not at the PACS."""
+
+    every_minutes: float = Field(default=0.0, ge=0, le=1440)
+    """Minutes between two phantoms; 0 sends none."""
+    calling_ae: AETitle = "COVARIANCE-BEAT"
+    """AE title that it calls as; the node must let it in."""
+    host: str = ""
+    """Where our node is, as seen from the deliverer; empty: node.host."""
+    port: Port = 0
+    """Its port; 0: node.port, or tls.port with `tls`."""
+    tls: DestinationTls | None = None
+    """Call over TLS, where the plain port is closed."""
+    deliver: bool = False
+    """Whether its results are sent to the destinations as well."""
+    keep_hours: float = Field(default=24.0, gt=0)
+    """Hours that its film stays in the spool. Its rows stay in the ledger."""
+
+
 class Settings(NodeSettings):
     """Everything, checked."""
 
@@ -181,6 +200,7 @@ class Settings(NodeSettings):
     delivery: DeliverySection = DeliverySection()
     audit: AuditSection = AuditSection()
     retention: RetentionSection = RetentionSection()
+    heartbeat: HeartbeatSection = HeartbeatSection()
     destinations: tuple[Destination, ...] = ()
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dicom_node.logs import get_logger
+from worker import metrics
 from worker.bundle import Bundle, replay_golden
 from worker.engines import Engine
 from worker.engines.openvino import OpenVinoEngine
@@ -17,11 +18,17 @@ def open_engine(bundle: Bundle, settings: WorkerSection) -> Engine:
     Raises:
         ConfigurationError: it cannot run here, or does not agree with the model.
     """
+    metrics.PARITY_PASSED.set(0)
+    metrics.PARITY_TIME.set_to_current_time()
+    metrics.PARITY_TOLERANCE.set(bundle.manifest.golden.logit_tolerance)
     engine = OpenVinoEngine(bundle, settings)
     try:
         worst = replay_golden(bundle, engine)
     except BaseException:
         engine.close()
         raise
+    metrics.PARITY_PASSED.set(1)
+    metrics.PARITY_TIME.set_to_current_time()
+    metrics.PARITY_LOGIT.set(worst)
     log.info("engine_ready", engine=engine.name, precision=engine.precision, worst_logit=round(worst, 5))
     return engine
