@@ -1,4 +1,4 @@
-"""`migrate` and `health`: what a platform runs before and beside the processes."""
+"""`migrate`, `health` and `capacity`: what a platform runs before and beside the processes, and how large it must be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class EngineKind(StrEnum):
+    """What the model runs on."""
+
+    CPU = "cpu"
+    CPU_WITHOUT_BF16 = "cpu-avx2"
+    GPU = "gpu"
 
 
 class Process(StrEnum):
@@ -20,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(rich_help_panel="Set up")(migrate)
     app.command(rich_help_panel="Serve")(health)
+    app.command(rich_help_panel="Set up")(capacity)
 
 
 def migrate() -> None:
@@ -39,3 +48,31 @@ def health(
     from worker.settings import load_settings
 
     typer.echo(f"{process.value}: {ask(load_settings(), process.value)}")
+
+
+def capacity(
+    studies_per_day: Annotated[float, typer.Option(help="Studies that come in a day.")],
+    *,
+    films: Annotated[float, typer.Option(help="Films of a study, on average.")] = 1.5,
+    megabytes: Annotated[float, typer.Option(help="Size of a film as it is sent.")] = 10.0,
+    peak_share: Annotated[
+        float, typer.Option(help="Share of the day's studies that come in its busiest hour.")
+    ] = 0.12,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long 19 of 20 may wait for a worker at the most.")
+    ] = 10.0,
+    engine: Annotated[EngineKind, typer.Option(help="What the model runs on.")] = EngineKind.CPU,
+) -> None:
+    """Say what machines a number of studies a day needs, from the benchmark and the settings' keep_days."""
+    from deploy.capacity import Demand, Engine, print_plan
+    from worker.settings import load_settings
+
+    demand = Demand(
+        studies_per_day=studies_per_day,
+        films_per_study=films,
+        film_megabytes=megabytes,
+        peak_share=peak_share,
+        keep_days=load_settings().retention.keep_days,
+        wait_seconds=wait,
+    )
+    print_plan(demand, Engine(engine.value))

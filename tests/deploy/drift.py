@@ -50,7 +50,7 @@ def unknown_variables(text: str) -> set[str]:
 
 
 def refuse_unknown_command(words: list[str]) -> None:
-    """Raise `click.UsageError` unless `covariance WORDS...` is a command with options and arguments that it takes."""
+    """Raise unless `covariance WORDS...` is a command of ours, with options and arguments that it takes."""
     program, *rest = words
     assert program == "covariance", f"{program} is not our command"
     command: Any = typer.main.get_command(app)
@@ -67,14 +67,14 @@ def refuse_unknown_command(words: list[str]) -> None:
 
 
 def commands_in(text: str) -> Iterator[list[str]]:
-    """Every `covariance ...` in the code of a Markdown page."""
+    """Every `covariance ...` in the code of a Markdown page, in a container of the service `ops` too."""
     for code in re.findall(r"```\n(.*?)```|`([^`\n]+)`", text, re.DOTALL):
-        for line in "\n".join(code).splitlines():
+        for line in "\n".join(code).replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            for at, word in enumerate(words):
-                if word == "covariance" and words[at + 1 : at + 2] and not words[at + 1].startswith("-"):
-                    yield words[at:]
-                    break
+            if words[:2] == ["docker", "compose"] and "ops" in words:
+                yield ["covariance", *words[words.index("ops") + 1 :]]
+            elif "covariance" in words and words[0] != "kubectl":
+                yield words[words.index("covariance") :]
 
 
 def documents(file: Path) -> list[dict[str, Any]]:

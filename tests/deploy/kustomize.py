@@ -1,12 +1,13 @@
 """What `kustomize build` makes of our overlays, as far as they use it; anything else is refused.
 
-Resources, strategic merges from files, images, generated ConfigMaps (without the hash), namespace and labels. A file
-that is not there, a patch whose object is not there and a key that is not known here are errors.
+Resources, strategic merges from files, images, generated ConfigMaps (without the hash), namespace, labels. A
+file that is not there, a patch whose object is not there and a key that is not known here are errors.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +31,39 @@ def build(folder: Path) -> list[Object]:
     (kustomization,) = documents(folder / "kustomization.yaml")
     if unknown := set(kustomization) - _KNOWN:
         raise ValueError(f"{folder.name}: {sorted(unknown)} is not understood")
-    objects: list[Object] = []
-    for name in kustomization.get("resources", []):
-        path = (folder / name).resolve(strict=True)
-        objects += build(path) if path.is_dir() else documents(path)
-    for generator in kustomization.get("configMapGenerator", []):
-        data = {file: (folder / file).read_text() for file in generator["files"]}
-        objects.append(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
-        )
+    objects = list(_resources(folder, kustomization))
     for patch in kustomization.get("patches", []):
         for one in documents(folder / patch["path"]):
-            (target,) = [o for o in objects if key(o)[:2] == key(one)[:2]]
+            (target,) = [o for o in objects if key(o) == key(one)]
             merged = merge(target, one)
             target.clear()
             target.update(merged)
+    _transform(objects, kustomization)
+    keys = [key(one) for one in objects]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"{folder.name}: two objects have the same name")
+    return objects
+
+
+def _resources(folder: Path, kustomization: Object) -> Iterator[Object]:
+    for name in kustomization.get("resources", []):
+        path = (folder / name).resolve(strict=True)
+        yield from build(path) if path.is_dir() else documents(path)
+    for generator in kustomization.get("configMapGenerator", []):
+        data = {file: (folder / file).read_text() for file in generator["files"]}
+        yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
+
+
+def _transform(objects: list[Object], kustomization: Object) -> None:
+    images = kustomization.get("images", [])
+    renamed = {image["name"]: f"{image['newName']}:{image['newTag']}" for image in images}
     for one in objects:
         if (namespace := kustomization.get("namespace")) and one["kind"] != "Namespace":
             one["metadata"]["namespace"] = namespace
         for labels in kustomization.get("labels", []):
             one["metadata"].setdefault("labels", {}).update(labels["pairs"])
-    renamed = {
-        image["name"]: f"{image['newName']}:{image['newTag']}" for image in kustomization.get("images", [])
-    }
-    for container in (c for one in objects for c in containers(one)):
-        container["image"] = renamed.get(container["image"], container["image"])
-    keys = [key(one) for one in objects]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"{folder.name}: two objects have the same name")
-    return objects
+        for container in containers(one):
+            container["image"] = renamed.get(container["image"], container["image"])
 
 
 def key(one: Object) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The compose files: of the form that Compose takes, hardened, and in step with settings, commands and images."""
+"""The compose files: of Compose's form, hardened, in step with settings, commands and images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def merged(*names: str) -> dict[str, Any]:
-    """The files laid over one another as Compose does it, as far as ours need: mappings by key, the rest replaced."""
+    """The files laid over one another as Compose does with ours: mappings by key, the rest replaced."""
     whole: dict[str, Any] = {}
     for name in names:
         document = read(name)
@@ -83,7 +83,7 @@ def test_every_service_is_hardened(names):
 
 @stacks
 def test_our_services_follow_code_and_images(names):
-    """Images and their tags, commands and health checks, variables, ports and places are those of the code."""
+    """Images, tags, commands, health checks, variables, ports and places are those of the code."""
     settings = Settings.model_construct(**{n: f.default for n, f in Settings.model_fields.items()})
     for name, service in merged(*names)["services"].items():
         if not (image := OURS.fullmatch(service["image"])):
@@ -179,7 +179,7 @@ def secrets(tmp_path):
 
 
 def test_the_secrets_that_are_made_are_those_that_are_named(secrets):
-    """Each file of the compose file, no more; private by their folder, readable for the users of the containers."""
+    """Those of the compose file, no more; private by their folder, readable for the containers' users."""
     declared = {Path(one["file"]).name for one in read("compose")["secrets"].values()}
     assert {file.name for file in secrets.iterdir()} == declared
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700

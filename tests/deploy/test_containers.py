@@ -1,4 +1,4 @@
-"""The Containerfiles: what they name exists, what is pinned is pinned, and all images are alike where they must be."""
+"""The Containerfiles: what they name exists, what is pinned is pinned, and all are alike where they must."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_gpu_image_has_the_environment_of_the_others():
 
 
 def test_the_node_has_nothing_that_it_does_not_run():
-    """No engine, no database, no arrays; what is pruned is in the lock, so that a new dependency is noticed."""
+    """No engine, no database, no arrays; and what is pruned is in the lock."""
     packages = exported(*arguments_of("node"))
     assert packages.isdisjoint(
         {

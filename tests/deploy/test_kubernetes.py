@@ -1,4 +1,4 @@
-"""The Kubernetes overlays: they build, the API server's schemas take them, and they are in step with the code."""
+"""The Kubernetes overlays: they build, Kubernetes' schemas take them, and they keep step with the code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_overlays_are_the_ones_of_the_readme():
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @overlays
 def test_every_object_is_one_that_the_api_takes(overlay, version):
-    """The schemas of the oldest Kubernetes that we name and of the newest; KEDA's objects by what we use of them."""
+    """By the schemas of an old Kubernetes and of the newest; of KEDA by what we use of it."""
     for one in built(overlay):
         if one["apiVersion"].startswith("keda.sh/"):
             jsonschema.validate(one, KEDA, cls=jsonschema.Draft202012Validator)
@@ -56,7 +56,7 @@ def test_every_object_is_one_that_the_api_takes(overlay, version):
 
 @overlays
 def test_every_pod_is_restricted(overlay):
-    """What the `restricted` Pod Security Standard asks for, a read-only root besides, and an end to the memory."""
+    """What the `restricted` Pod Security Standard asks for, a read-only root, and an end to the memory."""
     objects = built(overlay)
     namespace = one_of(objects, "Namespace", "covariance")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
