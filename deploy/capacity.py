@@ -1,8 +1,8 @@
 """How many cores and how much disk a number of studies a day needs: `deploy/CAPACITY.md` as a function.
 
-The costs are those of `make bench` on one kind of machine; `Cost` takes others. The queue is taken as M/M/c: studies
-come independently of each other, each keeps one core busy, and whoever finds all cores busy waits. Real service
-times vary less than exponential ones, so that the waits are those of a bad day.
+The costs are those of `make bench` on one kind of machine; `Cost` takes others. The queue is taken as M/M/c:
+films come independently of each other, each keeps one core busy, and whoever finds all cores busy waits. Real
+service times vary less than exponential ones, so that the waits are those of a bad day.
 """
 
 from __future__ import annotations
@@ -98,7 +98,11 @@ class Plan:
 
 
 def plan(demand: Demand, engine: Engine = Engine.CPU, cost: Cost | None = None) -> Plan:
-    """The smallest machine that keeps the waits of the busiest hour; raises ConfigurationError beyond reason."""
+    """The smallest machine that keeps the waits of the busiest hour.
+
+    Raises:
+        ConfigurationError: it would have more than 4,096 cores.
+    """
     cost = cost or Cost.of(engine)
     films_per_day = demand.studies_per_day * demand.films_per_study
     rate = films_per_day * demand.peak_share / _HOUR_SECONDS
@@ -111,7 +115,7 @@ def plan(demand: Demand, engine: Engine = Engine.CPU, cost: Cost | None = None) 
         worker_cores=cores,
         spare_cores=max(cores - math.floor(load) - 1, 0),
         other_cores=max(math.ceil(rate * (cost.node + cost.deliver) / _BUSIEST), 1),
-        # No card is in the benchmark. One is taken to be as fast as the two cores of it, which each can beat.
+        # No card is in the benchmark. One is taken to be as fast as a core of it, which every card beats.
         cards=max(math.ceil(rate * Cost().engine / _BUSIEST), 1) if engine is Engine.GPU else 0,
         busy=load / cores,
         late=late_share(rate, service, cores, demand.wait_seconds),
@@ -162,14 +166,30 @@ def print_plan(demand: Demand, engine: Engine) -> None:
     found = plan(demand, engine)
     console = Console(highlight=False, soft_wrap=True)
     rows = [
-        ("busiest hour", f"{found.peak_per_second:.2f} films/s, {found.network_megabits:.0f} Mbit/s into the node"),
-        ("workers", f"{found.worker_cores} cores, {found.busy:.0%} busy; {found.spare_cores} of them may be lost"),
-        ("node, deliverer", f"{found.other_cores} cores"),
-        *([("GPU", f"{found.cards} card or slice at most; measure yours with `make bench`")] if found.cards else []),
+        (
+            "busiest hour",
+            f"{found.peak_per_second:.2f} films/s, {found.network_megabits:.0f} Mbit/s into the node",
+        ),
+        (
+            "workers",
+            f"{_cores_of(found.worker_cores)}, {found.busy:.0%} busy; {found.spare_cores} may be lost",
+        ),
+        ("node, deliverer", _cores_of(found.other_cores)),
+        *(
+            [("GPU", f"{found.cards} card or slice at most; measure yours with `make bench`")]
+            if found.cards
+            else []
+        ),
         ("waiting", f"{found.late:.1%} of the studies longer than {demand.wait_seconds:g} s"),
         ("after a stop", f"of an hour, all is made good in {found.catch_up_seconds / 60:.0f} minutes"),
         ("spool", f"{found.spool_gigabytes:,.0f} GB for {demand.keep_days:g} days"),
     ]
     for name, text in rows:
         console.print(f"{name:<16} {text}")
-    console.print("From the benchmark of one machine (deploy/CAPACITY.md): plan, then measure your own.", style="dim")
+    console.print(
+        "From the benchmark of one machine (deploy/CAPACITY.md): plan, then measure your own.", style="dim"
+    )
+
+
+def _cores_of(count: int) -> str:
+    return f"{count} {'core' if count == 1 else 'cores'}"

@@ -1,4 +1,4 @@
-"""`migrate`, `health` and `capacity`: what a platform runs before and beside the processes, and how large it must be."""
+"""`migrate`, `health` and `capacity`: what a platform runs beside the processes, and how large it must be."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def containers(one: Object) -> list[Object]:
 
 
 def merge(below: Any, above: Any, name: str = "") -> Any:
-    """A strategic merge: mappings by key, known lists by their key, null takes away, everything else replaces."""
+    """A strategic merge: mappings and known lists by key, null takes away, everything else replaces."""
     if isinstance(below, dict) and isinstance(above, dict):
         whole = {k: merge(below.get(k), v, k) for k, v in above.items() if v is not None}
         return {**{k: copy.deepcopy(v) for k, v in below.items() if k not in above}, **whole}

@@ -170,3 +170,11 @@ def test_a_worker_may_finish_its_study_before_it_is_killed():
     )
     (worker,) = drift.documents(DEPLOY / "kubernetes/base/worker.yaml")
     assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= _FINISH_STUDY_SECONDS
+
+
+@pytest.mark.parametrize("image", sorted(IMAGES))
+def test_no_variable_of_an_image_hides_a_secret(image):
+    """A variable goes before a secret: what a site hands over as a file must not be set by the image."""
+    secrets = drift.documents(DEPLOY / "compose/compose.yaml")[0]["secrets"]
+    environment = " ".join(argument for name, argument in instructions(image) if name == "ENV")
+    assert not [name for name in secrets if f"COVARIANCE_{name.upper()}=" in environment]

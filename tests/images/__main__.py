@@ -29,6 +29,7 @@ from tests.integration.system import Orthanc, eventually
 from worker.phantom import phantom_dataset
 
 _INSIDE = "--inside"
+_NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
 _NAMES = "127.0.0.1 localhost postgres redis orthanc node\n"
 _RUNS = sorted(IMAGES - {"base", "builder", "worker-gpu"})
 _PATIENCE_SECONDS = 240.0
@@ -105,7 +106,9 @@ class Site:
 
     def stop(self) -> dict[str, float]:
         """Ask all to stop; how many seconds each took."""
-        patience = {name: float(s.get("stop_grace_period", "10s")[:-1]) for name, s in self.whole["services"].items()}
+        patience = {
+            name: float(s.get("stop_grace_period", "10s")[:-1]) for name, s in self.whole["services"].items()
+        }
         return {name: one.stop(patience[name]) for name, one in reversed(self.running.items())}
 
 
@@ -113,13 +116,15 @@ def main() -> int:
     """Run it; 0 where the results are in the PACS."""
     if _INSIDE not in sys.argv:
         inside = [sys.executable, "-m", "tests.images", _INSIDE]
-        return subprocess.run(["unshare", "--net", "--mount", "--kill-child", "--fork", *inside], check=False).returncode
+        return subprocess.run([*_NAMESPACES, *inside], check=False).returncode
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="covariance-smoke-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         with contextlib.ExitStack() as stack:
-            roots = {one: stack.enter_context(Root(f"localhost/covariance/{one}:{version()}")) for one in _RUNS}
+            roots = {
+                one: stack.enter_context(Root(f"localhost/covariance/{one}:{version()}")) for one in _RUNS
+            }
             for one, root in roots.items():
                 say(f"{one}: {root.run_by_buildah('covariance', '--version')}, {size_of(root.path)} MB")
             return smoke(Site(folder, roots), stack)
@@ -128,9 +133,7 @@ def main() -> int:
 def smoke(site: Site, stack: contextlib.ExitStack) -> int:
     """Send one study through the site."""
     stack.callback(keep_logs, site.folder)
-    lay_over(Path("/run/secrets"), site.folder / "secrets")
-    for neighbour in neighbours(site):
-        stack.callback(neighbour.stop)
+    neighbours(site, stack)
     orthanc = start_orthanc(site.folder, COMPOSE / site.whole["configs"]["orthanc"]["file"])
     stack.callback(orthanc.program.stop)
     stack.callback(site.stop)
@@ -159,10 +162,15 @@ def smoke(site: Site, stack: contextlib.ExitStack) -> int:
     return 0
 
 
-def neighbours(site: Site) -> list[Any]:
-    """Those of this machine, started."""
+def neighbours(site: Site, stack: contextlib.ExitStack) -> None:
+    """Start those of this machine, with the secrets where their images have them."""
+    seen = site.folder / "run" / "secrets"
+    shutil.copytree(site.folder / "secrets", seen)
+    seen.chmod(0o755)
+    lay_over(Path("/run/secrets"), seen)
+    stack.callback(start_redis(site.folder).stop)
     logins = COMPOSE / site.whole["configs"]["logins"]["file"]
-    return [start_redis(site.folder), start_postgresql(site.folder, site.whole["services"]["postgres"], logins)]
+    stack.callback(start_postgresql(site.folder, site.whole["services"]["postgres"], logins).stop)
 
 
 def is_confined(site: Site) -> None:

@@ -71,7 +71,9 @@ class Container:
     def start(self) -> Container:
         """Start it."""
         words = [*(self.entry_point or self.root.config["Entrypoint"]), *self.command]
-        script = "\n".join([*self._mounting(), f"exec chroot {self.root.path} {shlex.join(self._as_nobody(words))}"])
+        script = "\n".join(
+            [*self._mounting(), f"exec chroot {self.root.path} {shlex.join(self._as_nobody(words))}"]
+        )
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 ["unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-euc", script],

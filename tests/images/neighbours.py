@@ -28,7 +28,7 @@ def start_redis(folder: Path) -> Program:
 
 
 def start_postgresql(folder: Path, service: dict[str, Any], logins: Path) -> Program:
-    """A cluster made as the image of PostgreSQL makes it: owner, database, and then our file with the logins."""
+    """A cluster made as the image of PostgreSQL makes it: owner, database, and our file with the logins."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
     environment = service["environment"]
     owner, database = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
@@ -38,8 +38,13 @@ def start_postgresql(folder: Path, service: dict[str, Any], logins: Path) -> Pro
     home.mkdir()
     os.chown(home, account.pw_uid, account.pw_gid)
     initialise = ["initdb", "-D", f"{home}/data", "-U", owner, "--auth-local=trust", "--no-sync"]
-    initialise += [f"--pwfile={environment['POSTGRES_PASSWORD_FILE']}", *environment["POSTGRES_INITDB_ARGS"].split()]
-    subprocess.run([*as_owner, f"{programs}/{initialise[0]}", *initialise[1:]], check=True, capture_output=True)
+    initialise += [
+        f"--pwfile={environment['POSTGRES_PASSWORD_FILE']}",
+        *environment["POSTGRES_INITDB_ARGS"].split(),
+    ]
+    subprocess.run(
+        [*as_owner, f"{programs}/{initialise[0]}", *initialise[1:]], check=True, capture_output=True
+    )
     command = [*as_owner, f"{programs}/postgres", "-D", f"{home}/data"]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={home}"]
     program = Program(command, folder / "postgresql.log", directory=home).start()
@@ -56,7 +61,9 @@ def start_orthanc(folder: Path, configuration: Path) -> Orthanc:
     store = folder / "orthanc"
     store.mkdir()
     lay_over(Path("/var/lib/orthanc/db"), store)
-    program = Program([find_program("Orthanc", "/usr/sbin/Orthanc"), str(configuration)], folder / "orthanc.log")
+    program = Program(
+        [find_program("Orthanc", "/usr/sbin/Orthanc"), str(configuration)], folder / "orthanc.log"
+    )
     one = Orthanc(4242, 8042, program)
     # No proxy of this machine is asked for what is here.
     urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
