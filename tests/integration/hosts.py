@@ -66,7 +66,7 @@ class Hosts:
         self._ip(name, "link", "set", device, "up")
 
     def on(self, name: str, *command: str) -> list[str]:
-        """A command as it is run on that host: its network, its host name, its process tree, which ends with it."""
+        """A command as it is run on that host: its network, host name and process tree, which end with it."""
         # Whoever kills the tests leaves nothing behind.
         space = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._space(name)]
         own = ["unshare", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
@@ -88,12 +88,8 @@ class Hosts:
 def require_namespaces() -> None:
     """Skip, or fail where peers are required, unless namespaces can be made here."""
     possible = os.getuid() == 0 and shutil.which("ip") and shutil.which("unshare")
-    trial = (
-        subprocess.run(["unshare", "--net", "--uts", "--pid", "--fork", "true"], check=False)
-        if possible
-        else None
-    )
-    if trial is None or trial.returncode != 0:
+    trial = ["unshare", "--net", "--uts", "--pid", "--fork", "true"]
+    if not possible or subprocess.run(trial, capture_output=True, check=False).returncode != 0:
         sentence = "network namespaces need root, iproute2 and a kernel that lets us"
         if PEERS_REQUIRED:
             pytest.fail(sentence)

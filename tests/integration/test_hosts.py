@@ -159,9 +159,8 @@ def site(program, tmp_path_factory) -> Iterator[Site]:
 
 def is_ready(site: Site, host: str) -> None:
     log = site.programs[host].output
-    eventually(
-        lambda: '"worker_ready"' in log.read_text(), what=f"{host} hears the queue", seconds=_PATIENCE_SECONDS
-    )
+    what = f"{host} hears the queue"
+    eventually(lambda: '"worker_ready"' in log.read_text(), what=what, seconds=_PATIENCE_SECONDS)
 
 
 def all_end(site: Site, studies: list[str]) -> None:
@@ -169,7 +168,7 @@ def all_end(site: Site, studies: list[str]) -> None:
 
 
 def test_a_host_that_is_lost_takes_no_study_with_it(site):
-    """SIGKILL to all of a host while it scores: the other host takes its study over when the lease is void."""
+    """SIGKILL to all of a host while it scores: the other takes its study over when the lease is void."""
     studies = site.send(*range(1, 9), salt="lost")
     eventually(lambda: site.scores("worker-a", studies), what="worker-a scores")
     site.programs["worker-a"].kill()
