@@ -139,9 +139,13 @@ class Container:
         """Exit code and output of the image's HEALTHCHECK, run in there."""
         _, *command = self.root.config["Healthcheck"]["Test"]
         into = ["nsenter", f"--target={self.first_process()}", "--mount", "--ipc", "--pid", "--root", "--wd"]
-        done = subprocess.run(
-            [*into, *self._as_nobody(command)], capture_output=True, text=True, check=False, timeout=60
-        )
+        try:
+            done = subprocess.run(
+                [*into, *self._as_nobody(command)], capture_output=True, text=True, check=False, timeout=120
+            )
+        except subprocess.TimeoutExpired:
+            # Engines wait less; here the machine is small, and often busy with other things.
+            return 1, "no answer within 120 s"
         return done.returncode, (done.stdout + done.stderr).strip()
 
     def wait(self, seconds: float) -> int:
