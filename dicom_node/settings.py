@@ -1,6 +1,7 @@
-"""Settings of the node: one TOML file, overridden by `COVARIANCE_*` variables.
+"""Settings of the node: one TOML file, overridden by files with secrets and by `COVARIANCE_*` variables.
 
-`COVARIANCE_CONFIG` names the file; `COVARIANCE_NODE__PORT=11112` sets `[node] port`.
+`COVARIANCE_CONFIG` names the file; `COVARIANCE_NODE__PORT=11112` sets `[node] port`; `COVARIANCE_SECRETS`
+names a directory whose file `database__url` sets `[database] url`.
 This is the only file, with `worker.settings`, that looks at the environment.
 """
 
@@ -28,8 +29,10 @@ from pydantic_settings import (
 
 from dicom_node import uids
 from dicom_node.errors import ConfigurationError
+from dicom_node.secret_files import SecretFiles
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
+SECRETS_DIRECTORY = "COVARIANCE_SECRETS"
 FAILPOINTS = "COVARIANCE_FAILPOINTS"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
@@ -231,13 +234,19 @@ class NodeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order of precedence: arguments, environment, file."""
+        """Order of precedence: arguments, environment, secrets, file."""
         path = os.environ.get(CONFIGURATION_FILE)
         if path and not Path(path).is_file():
             # pydantic-settings would take every default in silence.
             raise FileNotFoundError(f"there is no file {path}")
         file = TomlConfigSettingsSource(settings_cls, toml_file=path)
-        return init_settings, env_settings, file
+        secrets = os.environ.get(SECRETS_DIRECTORY)
+        return (
+            init_settings,
+            env_settings,
+            SecretFiles(settings_cls, Path(secrets) if secrets else None),
+            file,
+        )
 
     @model_validator(mode="after")
     def _a_port_is_open(self) -> Self:
