@@ -115,12 +115,13 @@ def _toml(value: Any) -> str:
     if isinstance(value, Path | SecretStr | IPv4Network | IPv6Network):
         value = str(value)
     if isinstance(value, str):
-        value = _without_secrets(value)
+        value = without_secrets(value)
     # JSON's strings, numbers and booleans are TOML's, too.
     return json.dumps(value, ensure_ascii=False)
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown."""
     # By hand: SQLAlchemy and urllib read a broken URL in different ways, and this command helps to mend one.
     return _SECRET_IN_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url)) if "://" in url else url
 
@@ -150,7 +151,7 @@ def check_settings(*, connect: bool) -> int:
         except CovarianceError as error:
             console.print(f"[red]✗[/] {name:<14} {escape(str(error))}")
             code = max(code, 1 if isinstance(error, Retryable) else 2)
-    for warning in _warnings(settings):
+    for warning in warnings_of(settings):
         console.print(f"[yellow]![/] {escape(warning)}")
     return code
 
@@ -191,7 +192,7 @@ def _place(path: Path, setting: str) -> str:
 
 
 def _database(settings: Settings, *, connect: bool) -> str:
-    shown = _without_secrets(settings.database.url)
+    shown = without_secrets(settings.database.url)
     if shown.startswith("sqlite"):
         return _place(Path(shown.partition(":///")[2]), "database.url")
     engine = make_engine(settings.database.url)
@@ -204,7 +205,7 @@ def _database(settings: Settings, *, connect: bool) -> str:
 def _broker(settings: Settings, *, connect: bool) -> str:
     if broker.is_embedded(settings.queue):
         return f"embedded, {broker.server_program()}"
-    shown = _without_secrets(settings.queue.url)
+    shown = without_secrets(settings.queue.url)
     if connect and Dispatcher(settings).depth() is None:
         raise Retryable(f"{shown} does not answer: studies wait in the spool until it does.")
     return shown
@@ -235,7 +236,8 @@ def _destination(settings: Settings, destination: Destination, *, connect: bool)
     return f"{where}{', answers C-ECHO' if connect else ''}"
 
 
-def _warnings(settings: Settings) -> Iterator[str]:
+def warnings_of(settings: Settings) -> Iterator[str]:
+    """What can work, and is not what a hospital wants."""
     if armed := failpoints.warning():
         yield armed
     if not settings.destinations:
