@@ -12,7 +12,7 @@ import socket
 from celery.signals import worker_ready
 
 from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
-from dicom_node.errors import CovarianceError
+from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker.ledger import open_ledger
@@ -32,6 +32,10 @@ def run_worker(settings: Settings) -> None:
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
     with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
+        if (why := ledger.recalled_models().get(scorer.model.sha256)) is not None:
+            raise ConfigurationError(
+                f"The model of {settings.worker.bundle} was recalled: {why} Activate another one."
+            )
         pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
         app = celery_app(settings)
 

@@ -112,6 +112,9 @@ class Destination(Section):
     """How a stored object is proven: storage commitment, a C-FIND at image level, or not at all."""
     commitment_timeout: Seconds = 60.0
     """Seconds after which an unanswered commitment request is made again; doubled each time, to an hour."""
+    rejection_notes: bool = False
+    """Whether it takes rejection notes (Key Object Selections after IHE IOCM) for results of a recalled
+    model; else it gets an SR that says that they are withdrawn."""
     tls: DestinationTls | None = None
     """Reach it over TLS. `server_name` is the name in its certificate, where that is not `host`."""
 

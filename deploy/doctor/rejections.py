@@ -64,7 +64,7 @@ def _rejected(error: PeerRejects, peer: Peer, where: str) -> tuple[str, str]:
         case found if found == CALLED_AE_UNKNOWN:
             return (
                 f"{peer.host}:{peer.port} does not go by the called AE title {peer.ae_title} (1,1,7).",
-                "Correct ae_title of the destination (upper and lower case differ); some PACS say this as well where "
+                "Correct ae_title of the destination (case counts); some PACS say this as well where "
                 f"they do not know {peer.calling_ae}.",
             )
         case found if found in (LIMIT_EXCEEDED, _CONGESTED):

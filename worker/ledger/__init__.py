@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dicom_node.errors import ConfigurationError
 from worker.ledger import migrate as migration
+from worker.ledger.again import Again, SelectedStudy, Selection
 from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain
 from worker.ledger.commitments import CommitmentOutcome, Commitments
 from worker.ledger.deliveries import DueDelivery
@@ -20,6 +21,7 @@ from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
 from worker.ledger.outbox import DroppableOutput, Outbox
+from worker.ledger.recalls import ModelResult, Recalls, SentObject
 from worker.ledger.records import (
     DeliveryRecord,
     EventRecord,
@@ -35,7 +37,7 @@ from worker.ledger.records import (
 from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
-from worker.ledger.retry import Retry
+from worker.ledger.retry import QuarantinedImage, Retry
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
@@ -58,12 +60,17 @@ __all__ = [
     "LeavingFile",
     "Ledger",
     "LedgerStatus",
+    "ModelResult",
     "OutputRecord",
     "PurgeRule",
     "PurgeableStudy",
+    "QuarantinedImage",
     "Recorded",
     "Registration",
     "ResultRecord",
+    "SelectedStudy",
+    "Selection",
+    "SentObject",
     "StudyRecord",
     "StudySummary",
     "TrailEvent",
@@ -74,7 +81,7 @@ __all__ = [
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Refusals, Trail, Views):
+class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Again, Recalls, Refusals, Trail, Views):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(

@@ -51,6 +51,8 @@ class Kind(StrEnum):
     PURGED = "purged"
     CAME_AGAIN = "came_again"
     """Images that were purged are in the spool once more."""
+    RECALLED = "recalled"
+    """A result of a withdrawn model; without a study: the model itself."""
     REFUSED = "refused"
     """Peers were not let in: a window of refusals."""
 
