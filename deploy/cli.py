@@ -13,7 +13,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deploy.commands import configuration, corrections, demonstration, diagnosis, films, services, studies
+from deploy.commands import (
+    configuration,
+    corrections,
+    demonstration,
+    diagnosis,
+    films,
+    services,
+    studies,
+    workers,
+)
 from dicom_node.errors import ConfigurationError, CovarianceError
 
 
@@ -38,7 +47,7 @@ app = typer.Typer(
     help="Scores chest radiographs for COVID-19 and writes the results back to the PACS. "
     "Research software, not a medical device.",
 )
-for noun in (services, films, studies, corrections, diagnosis, configuration, demonstration):
+for noun in (services, films, studies, corrections, workers, diagnosis, configuration, demonstration):
     noun.register(app)
 
 

@@ -15,6 +15,7 @@ from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker.drain import DRAINED_EXIT, stays_down
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
@@ -23,8 +24,11 @@ from worker.settings import Settings
 log = get_logger("worker")
 
 
-def run_worker(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a study in progress is finished first.
+def run_worker(settings: Settings) -> int:
+    """Serve until SIGTERM, SIGINT or `drain`; a study in progress is finished first.
+
+    Returns:
+        The exit code: 0, or `DRAINED_EXIT` where the worker is to stay down.
 
     Raises:
         ConfigurationError: bundle, engine or database is not fit to serve.
@@ -65,3 +69,4 @@ def run_worker(settings: Settings) -> None:
                 "--loglevel=WARNING",
             ]
         )
+    return DRAINED_EXIT if stays_down() else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -88,6 +88,12 @@ class Again(Store):
         )
         with self._reading() as connection:
             return [SelectedStudy(**row._mapping) for row in connection.execute(found)]
+
+    def claimed_by(self, workers: Sequence[str]) -> int:
+        """How many studies these workers have in hand."""
+        held = select(func.count()).where(Job.state == JobState.CLAIMED, Job.worker.in_(workers))
+        with self._reading() as connection:
+            return connection.execute(held).scalar_one()
 
     def claim_again(self, study_instance_uid: str, *, worker: str, lease: timedelta) -> Claim | None:
         """Make a new generation of a study that rests, and claim it before anybody else can.
