@@ -19,6 +19,7 @@ from deploy.commands import (
     demonstration,
     diagnosis,
     films,
+    models,
     services,
     studies,
     workers,
@@ -47,7 +48,18 @@ app = typer.Typer(
     help="Scores chest radiographs for COVID-19 and writes the results back to the PACS. "
     "Research software, not a medical device.",
 )
-for noun in (services, films, studies, corrections, workers, diagnosis, configuration, demonstration):
+_NOUNS = (
+    services,
+    films,
+    studies,
+    corrections,
+    models,
+    workers,
+    diagnosis,
+    configuration,
+    demonstration,
+)
+for noun in _NOUNS:
     noun.register(app)
 
 

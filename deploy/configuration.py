@@ -27,8 +27,8 @@ from dicom_node.revocation import read_lists
 from dicom_node.settings import NodeSection, TlsSection
 from dicom_node.store_scu import Peer, echo
 from dicom_node.tls import server_context
-from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
+from worker.model_store import open_bundle_in_use
 from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
 from worker.syslog import SyslogServer
 
@@ -157,7 +157,7 @@ def check_settings(*, connect: bool) -> int:
 
 
 def _bundle(settings: Settings) -> str:
-    bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    bundle = open_bundle_in_use(settings.worker)
     manifest, point = bundle.manifest, bundle.manifest.operating_point
     shown = f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
     return f"{shown}, bundle_sha256 {bundle.sha256}"

@@ -13,8 +13,8 @@ from rich.markup import escape
 from dicom_node.errors import ConfigurationError, Retryable
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool
-from worker.bundle import Bundle
 from worker.ledger import Ledger, SelectedStudy, Selection, open_ledger
+from worker.model_store import open_bundle_in_use
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
 from worker.settings import Settings
@@ -31,7 +31,7 @@ def reprocess(settings: Settings, selection: Selection, *, bundle: Path | None, 
     configure_logs(level="ERROR")
     console = Console(highlight=False, soft_wrap=True)
     if bundle is not None:
-        chosen = settings.worker.model_copy(update={"bundle": bundle, "bundle_sha256": ""})
+        chosen = settings.worker.model_copy(update={"bundle": bundle, "bundle_sha256": "", "models": bundle})
         settings = settings.model_copy(update={"worker": chosen})
     with open_ledger(settings, migrate=False) as ledger:
         told = _told(settings, ledger)
@@ -52,11 +52,11 @@ def reprocess(settings: Settings, selection: Selection, *, bundle: Path | None, 
 
 
 def _told(settings: Settings, ledger: Ledger) -> str:
-    found = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    found = open_bundle_in_use(settings.worker)
     manifest = found.manifest
     if manifest.model.sha256 in ledger.recalled_models():
-        raise ConfigurationError(f"The model of {settings.worker.bundle} was recalled: name another bundle.")
-    return f"{manifest.name} {manifest.version} ({settings.worker.bundle})"
+        raise ConfigurationError(f"The model of {found.directory} was recalled: name another bundle.")
+    return f"{manifest.name} {manifest.version} ({found.directory})"
 
 
 def _line(one: SelectedStudy) -> str:

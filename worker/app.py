@@ -38,7 +38,7 @@ def run_worker(settings: Settings) -> int:
     with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
         if (why := ledger.recalled_models().get(scorer.model.sha256)) is not None:
             raise ConfigurationError(
-                f"The model of {settings.worker.bundle} was recalled: {why} Activate another one."
+                f"The model of {scorer.bundle.directory} was recalled: {why} Activate another one."
             )
         pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
         app = celery_app(settings)

@@ -30,6 +30,9 @@ class WorkerSection(Section):
     """Directory of the model bundle (`model.onnx`, `manifest.json`, golden cases)."""
     bundle_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 of the bundle's `manifest.json`, which names the digests of all its other files; empty: any."""
+    models: Path = Path("covariance-data/models")
+    """Directory of the bundles that `covariance model` installs. The one that it has activated scores, unless
+    `bundle` names another."""
     engine: Literal["openvino"] = "openvino"
     """Inference engine."""
     engine_threads: int = Field(default=0, ge=0)

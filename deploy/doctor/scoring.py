@@ -10,8 +10,9 @@ from pathlib import Path
 
 from deploy.doctor.check import Check, fail, ok, warn
 from dicom_node.errors import ConfigurationError
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import replay_golden
 from worker.engines.select import open_engine
+from worker.model_store import open_bundle_in_use
 from worker.settings import Settings
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -19,7 +20,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def bundle(settings: Settings) -> Iterator[Check]:
     """Whether the bundle is whole and the one that is meant."""
-    found = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    found = open_bundle_in_use(settings.worker)
     manifest = found.manifest
     told = f"{manifest.name} {manifest.version}, bundle_sha256 {found.sha256}, every digest is right."
     if settings.worker.bundle_sha256:
@@ -30,7 +31,7 @@ def bundle(settings: Settings) -> Iterator[Check]:
 
 def engine(settings: Settings) -> Iterator[Check]:
     """Whether the engine agrees with the model on every golden case."""
-    found = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    found = open_bundle_in_use(settings.worker)
     try:
         opened = open_engine(found, settings.worker)
     except ConfigurationError as error:

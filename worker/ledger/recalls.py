@@ -108,6 +108,20 @@ class Recalls(Store):
             writer.note(Kind.RECALLED, None, model_sha256=model_sha256, sentence=why)
             return True
 
+    def note_activation(
+        self, *, bundle_sha256: str, model_sha256: str, name: str, version: str, before: str | None
+    ) -> None:
+        """Put on record that a bundle is in use from now on, and which one was before (None: the default)."""
+        with self._writing() as writer:
+            writer.note(
+                Kind.MODEL_ACTIVATED,
+                None,
+                bundle_sha256=bundle_sha256,
+                model_sha256=model_sha256,
+                model={"name": name, "version": version},
+                before=before,
+            )
+
     def recall(self, result: ModelResult, notices: Mapping[str, KeptOutput]) -> bool:
         """Mark a result as recalled, and have the notices of it sent: destination -> notice.
 
