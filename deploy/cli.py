@@ -13,7 +13,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deploy.commands import configuration, demonstration, films, services, studies, upkeep
+from deploy.commands import (
+    configuration,
+    corrections,
+    demonstration,
+    diagnosis,
+    films,
+    models,
+    services,
+    studies,
+    upkeep,
+    workers,
+)
 from dicom_node.errors import ConfigurationError, CovarianceError
 
 
@@ -38,7 +49,19 @@ app = typer.Typer(
     help="Scores chest radiographs for COVID-19 and writes the results back to the PACS. "
     "Research software, not a medical device.",
 )
-for noun in (services, films, studies, configuration, upkeep, demonstration):
+_NOUNS = (
+    services,
+    films,
+    studies,
+    corrections,
+    models,
+    workers,
+    diagnosis,
+    configuration,
+    upkeep,
+    demonstration,
+)
+for noun in _NOUNS:
     noun.register(app)
 
 

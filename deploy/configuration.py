@@ -27,8 +27,8 @@ from dicom_node.revocation import read_lists
 from dicom_node.settings import NodeSection, TlsSection
 from dicom_node.store_scu import Peer, echo
 from dicom_node.tls import server_context
-from worker.bundle import Bundle
 from worker.ledger.store import make_engine, transaction
+from worker.model_store import open_bundle_in_use
 from worker.settings import (
     DEFAULT_BUNDLE,
     DatabaseSection,
@@ -123,12 +123,13 @@ def _toml(value: Any) -> str:
     if isinstance(value, Path | SecretStr | IPv4Network | IPv6Network):
         value = str(value)
     if isinstance(value, str):
-        value = _without_secrets(value)
+        value = without_secrets(value)
     # JSON's strings, numbers and booleans are TOML's, too.
     return json.dumps(value, ensure_ascii=False)
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown."""
     # By hand: SQLAlchemy and urllib read a broken URL in different ways, and this command helps to mend one.
     return _SECRET_IN_QUERY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url)) if "://" in url else url
 
@@ -158,13 +159,13 @@ def check_settings(*, connect: bool) -> int:
         except CovarianceError as error:
             console.print(f"[red]✗[/] {name:<14} {escape(str(error))}")
             code = max(code, 1 if isinstance(error, Retryable) else 2)
-    for warning in _warnings(settings):
+    for warning in warnings_of(settings):
         console.print(f"[yellow]![/] {escape(warning)}")
     return code
 
 
 def _bundle(settings: Settings) -> str:
-    bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+    bundle = open_bundle_in_use(settings.worker)
     manifest, point = bundle.manifest, bundle.manifest.operating_point
     shown = f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
     return f"{shown}, bundle_sha256 {bundle.sha256}"
@@ -199,7 +200,7 @@ def _place(path: Path, setting: str) -> str:
 
 
 def _database(settings: Settings, *, connect: bool) -> str:
-    shown = _without_secrets(settings.database.url)
+    shown = without_secrets(settings.database.url)
     if shown.startswith("sqlite"):
         return _place(Path(shown.partition(":///")[2]), "database.url")
     engine = make_engine(settings.database.url)
@@ -212,7 +213,7 @@ def _database(settings: Settings, *, connect: bool) -> str:
 def _broker(settings: Settings, *, connect: bool) -> str:
     if broker.is_embedded(settings.queue):
         return f"embedded, {broker.server_program()}"
-    shown = _without_secrets(settings.queue.url)
+    shown = without_secrets(settings.queue.url)
     if connect and Dispatcher(settings).depth() is None:
         raise Retryable(f"{shown} does not answer: studies wait in the spool until it does.")
     return shown
@@ -243,7 +244,8 @@ def _destination(settings: Settings, destination: Destination, *, connect: bool)
     return f"{where}{', answers C-ECHO' if connect else ''}"
 
 
-def _warnings(settings: Settings) -> Iterator[str]:
+def warnings_of(settings: Settings) -> Iterator[str]:
+    """What can work, and is not what a hospital wants."""
     if armed := failpoints.warning():
         yield armed
     if not settings.destinations:

@@ -37,6 +37,7 @@ _STORED = (
     uids.CT_IMAGE,
     uids.SECONDARY_CAPTURE,
     uids.COMPREHENSIVE_3D_SR,
+    uids.KEY_OBJECT_SELECTION,
 )
 """Few: pynetdicom copies every supported class for each association."""
 _PENDING = 0xFF00  # PS3.4 C.4.1.1.4

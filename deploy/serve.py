@@ -19,15 +19,15 @@ def serve_node(ready_fd: int | None) -> None:
     run_node(settings, ready=lambda _port: announce_ready(ready_fd), read=load_settings)
 
 
-def serve_worker(ready_fd: int | None) -> None:
-    """Score until SIGTERM or SIGINT."""
+def serve_worker(ready_fd: int | None) -> int:
+    """Score until SIGTERM, SIGINT or `drain`; return the exit code."""
     settings = _begin(ready_fd, "worker")
     from celery.signals import worker_ready  # noqa: PLC0415
 
     from worker.app import run_worker  # noqa: PLC0415
 
     worker_ready.connect(lambda **_: announce_ready(ready_fd), weak=False)
-    run_worker(settings)
+    return run_worker(settings)
 
 
 def serve_deliver(ready_fd: int | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ log = get_logger("stack")
 
 CONFIGURATION_EXIT = 2
 """Exit code of a child whose settings cannot work: starting it again is no use."""
+DRAINED_EXIT = 3
+"""Exit code of a child that was drained and is to stay down (`worker.drain`, which is too heavy to load)."""
 _LOOK_SECONDS = 0.05
 _STEADY_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -112,6 +115,11 @@ class _Child:
         return bool(readiness.poll(0)) and os.read(self._ready_fd, 1) != b""
 
     def _plan_restart(self, code: int) -> None:
+        if code == DRAINED_EXIT:
+            # Somebody wants it to stay down, until the whole is started again.
+            self._start_at = math.inf
+            log.info("child_drained", program=self.program.name)
+            return
         misconfigured = code == CONFIGURATION_EXIT
         if misconfigured and not self._has_served:
             raise ConfigurationError(

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TOO_MANY_ATTEMPTS = "TOO_MANY_ATTEMPTS"
     NOT_A_NUMBER = "NOT_A_NUMBER"
     REPORT_REFUSED = "REPORT_REFUSED"
+    MODEL_RECALLED = "MODEL_RECALLED"
 
 
 class CovarianceError(Exception):

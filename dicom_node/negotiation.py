@@ -21,6 +21,7 @@ from dicom_node import uids
 from dicom_node.callers import AllowList, Origin
 from dicom_node.wire import PDU_HEADER, PduType, ProtocolError
 
+_IMPLEMENTATION = ImplementationClassUIDNotification
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error)
 """What pynetdicom's decoders raise on bytes that are no A-ASSOCIATE."""
@@ -51,6 +52,8 @@ class Terms:
     called_ae: str
     contexts: dict[int, Context]
     peer_maximum: int
+    implementation: str = ""
+    """Implementation Class UID of the peer (PS3.7 D.3.3.2); empty where it names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +167,17 @@ def read_acceptance(
         results = primitive.presentation_context_definition_results_list
         contexts = _accepted((one, proposals[one.context_id // 2][0]) for one in results)
         maximum = int(primitive.maximum_length_received or 0)
+        told = [one for one in primitive.user_information if isinstance(one, _IMPLEMENTATION)]
+        implementation = str(told[0].implementation_class_uid) if told else ""
     except _MALFORMED as error:
         raise ProtocolError("the A-ASSOCIATE-AC cannot be read") from error
-    return Terms(calling_ae=calling_ae, called_ae=called_ae, contexts=contexts, peer_maximum=maximum)
+    return Terms(
+        calling_ae=calling_ae,
+        called_ae=called_ae,
+        contexts=contexts,
+        peer_maximum=maximum,
+        implementation=implementation,
+    )
 
 
 def read_rejection(body: bytes) -> str:
@@ -178,6 +189,13 @@ def read_rejection(body: bytes) -> str:
         return f"{pdu.reason_str[0].lower()}{pdu.reason_str[1:]} ({numbers})"
     except _MALFORMED:
         return "no reason that the standard knows"
+
+
+def rejection_of(body: bytes) -> Rejection | None:
+    """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 Table 9-21); None where it cannot be read."""
+    if len(body) < 4:
+        return None
+    return body[1], body[2], body[3]
 
 
 def _accepted(results: Iterable[tuple[PresentationContext, str]]) -> dict[int, Context]:

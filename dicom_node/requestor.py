@@ -12,7 +12,15 @@ from typing import Self
 from dicom_node import wire
 from dicom_node.dimse import RESPONSE, Command, Field
 from dicom_node.errors import ConfigurationError, Retryable
-from dicom_node.negotiation import Context, read_acceptance, read_rejection, request_pdu
+from dicom_node.negotiation import (
+    Context,
+    Rejection,
+    Terms,
+    read_acceptance,
+    read_rejection,
+    rejection_of,
+    request_pdu,
+)
 from dicom_node.status import Status
 from dicom_node.tls import ClientTls, in_words
 from dicom_node.wire import ConnectionLost, Control, PduType, ProtocolError, Wire, p_data
@@ -41,6 +49,14 @@ class Peer:
 
 class PeerUnavailable(Retryable):
     """No association with the peer: the sentence says why."""
+
+
+class PeerRejects(PeerUnavailable):
+    """The peer answered A-ASSOCIATE-RJ; `rejection` is None where that cannot be read."""
+
+    def __init__(self, sentence: str, rejection: Rejection | None) -> None:
+        super().__init__(sentence)
+        self.rejection = rejection
 
 
 @dataclass(frozen=True)
@@ -81,10 +97,16 @@ class Requestor:
         kind, length = self._wire.read_header()
         body = self._wire.take(length)
         if kind is PduType.ASSOCIATE_RJ:
-            raise PeerUnavailable(f"{_name(peer)} rejects the association: {read_rejection(body)}")
+            sentence = f"{_name(peer)} rejects the association: {read_rejection(body)}"
+            raise PeerRejects(sentence, rejection_of(body))
         if kind is not PduType.ASSOCIATE_AC:
             raise PeerUnavailable(f"{_name(peer)} answers an association request with {kind.name}")
         self._terms = read_acceptance(body, proposals=proposals, **names)
+
+    @property
+    def terms(self) -> Terms:
+        """What both sides have agreed on."""
+        return self._terms
 
     @property
     def peer_maximum(self) -> int:

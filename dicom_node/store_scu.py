@@ -11,7 +11,7 @@ from dicom_node import uids
 from dicom_node.commitment import request_commitment
 from dicom_node.dimse import Command, Field, Operation
 from dicom_node.file_meta import data_set_offset
-from dicom_node.negotiation import Context
+from dicom_node.negotiation import Context, Terms
 from dicom_node.requestor import MAXIMUM_PROPOSALS, Peer, PeerUnavailable, Requestor
 from dicom_node.status import Status
 from dicom_node.wire import PDU_HEADER, PDV_HEADER, ConnectionLost, Control, PduType, ProtocolError
@@ -132,11 +132,16 @@ def _frame(row: memoryview, start: int, size: int, context_id: int, control: Con
     PDV_HEADER.pack_into(row, start + PDU_HEADER.size, size + 2, context_id, control)
 
 
-def echo(peer: Peer) -> None:
-    """Ask a peer whether it is there (C-ECHO). Raises `PeerUnavailable` with what is wrong."""
+def echo(peer: Peer) -> Terms:
+    """Ask a peer whether it is there (C-ECHO); return what was agreed on.
+
+    Raises:
+        PeerUnavailable: with what is wrong; a `PeerRejects` where it rejects the association.
+    """
     request = Command({Field.AFFECTED_SOP_CLASS: uids.VERIFICATION, Field.COMMAND: Operation.C_ECHO_RQ})
     with Requestor(peer, [(uids.VERIFICATION, [uids.IMPLICIT_VR_LITTLE_ENDIAN])]) as association:
         context = association.context_for(uids.VERIFICATION)
         status = None if context is None else association.ask(context, request)
         if status != Status.SUCCESS:
             raise PeerUnavailable(f"{peer.ae_title} accepts an association and does not answer C-ECHO")
+        return association.terms

@@ -15,10 +15,11 @@ from celery.signals import worker_ready
 from dicom_node import metrics as node_metrics
 from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
 from dicom_node.endpoint import Endpoint
-from dicom_node.errors import CovarianceError
+from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker import metrics
+from worker.drain import DRAINED_EXIT, stays_down
 from worker.gpu import GpuUse
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
@@ -28,8 +29,11 @@ from worker.settings import Settings
 log = get_logger("worker")
 
 
-def run_worker(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a study in progress is finished first.
+def run_worker(settings: Settings) -> int:
+    """Serve until SIGTERM, SIGINT or `drain`; a study in progress is finished first.
+
+    Returns:
+        The exit code: 0, or `DRAINED_EXIT` where the worker is to stay down.
 
     Raises:
         ConfigurationError: bundle, engine or database is not fit to serve.
@@ -42,6 +46,10 @@ def run_worker(settings: Settings) -> None:
         Scorer(settings) as scorer,
         open_ledger(settings, migrate=True) as ledger,
     ):
+        if (why := ledger.recalled_models().get(scorer.model.sha256)) is not None:
+            raise ConfigurationError(
+                f"The model of {scorer.bundle.directory} was recalled: {why} Activate another one."
+            )
         pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
         app = celery_app(settings)
 
@@ -72,6 +80,7 @@ def run_worker(settings: Settings) -> None:
                 "--loglevel=WARNING",
             ]
         )
+    return DRAINED_EXIT if stays_down() else 0
 
 
 def _endpoint(settings: Settings, serving: threading.Event) -> Endpoint:

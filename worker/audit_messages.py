@@ -14,9 +14,9 @@
 | the trail does not fit its checkpoint, or an event its form | 110113 Security Alert, E        | 8       |
 
 Action R where we send: only the receiver knows whether it held the instances (A.5.3.7). Steps inside the
-worker (claimed, released, superseded, retried), bytes that came again after a purge (came_again) and
-proofs of storage (commitment_requested, commitment_refused, committed, verified) are no messages of the
-standard, and stay in the ledger.
+worker (claimed, released, superseded, retried), decisions of people (recalled, model_activated), bytes
+that came again after a purge (came_again) and proofs of storage (commitment_requested, commitment_refused,
+committed, verified) are no messages of the standard, and stay in the ledger.
 
 No patient leaves us this way. The standard asks for a patient's id and name: here stands the HMAC that
 stands in the ledger too, under the site's key, or `withheld`. Studies and instances are UIDs.
@@ -75,6 +75,8 @@ STAY_INSIDE = frozenset(
         Kind.RELEASED,
         Kind.SUPERSEDED,
         Kind.RETRIED,
+        Kind.RECALLED,
+        Kind.MODEL_ACTIVATED,
         Kind.CAME_AGAIN,
         Kind.COMMITMENT_REQUESTED,
         Kind.COMMITMENT_REFUSED,

@@ -190,6 +190,14 @@ class Role(StrEnum):
 
     SR = "sr"
     SC = "sc"
+    REJECTION = "rejection"
+    """A Key Object Selection that rejects objects of a withdrawn model (IHE IOCM)."""
+    WITHDRAWAL = "withdrawal"
+    """An SR that says so, for destinations that take no rejection notes."""
+
+
+NOTICES = frozenset((Role.REJECTION, Role.WITHDRAWAL))
+"""What is said about results of a withdrawn model: it is sent although the result is superseded."""
 
 
 @dataclass(frozen=True, kw_only=True)

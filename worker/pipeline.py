@@ -83,6 +83,21 @@ class Pipeline:
         with metrics.CLAIMS.track_inprogress(), Lease(self._ledger, claim, lease, maximum=longest):
             self._see_through(claim)
 
+    def score_again(self, study_instance_uid: str) -> bool:
+        """Make a new generation of a study that rests and score it here; False when it does not rest.
+
+        Raises:
+            Retryable: the database, the spool or a file is away; the job waits for any worker.
+        """
+        lease = timedelta(seconds=self._settings.worker.lease)
+        claim = self._ledger.claim_again(study_instance_uid, worker=self._worker, lease=lease)
+        if claim is None:
+            return False
+        maximum = timedelta(seconds=self._settings.worker.maximum_seconds)
+        with Lease(self._ledger, claim, lease, maximum=maximum):
+            self._see_through(claim)
+        return True
+
     def _spooled(self, study_instance_uid: str) -> list[SpooledInstance]:
         try:
             return self._spool.instances(study_instance_uid)

@@ -13,10 +13,10 @@ from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.spool import SpooledInstance
 from worker import metrics, preprocess
-from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
 from worker.guard import Decoders
+from worker.model_store import open_bundle_in_use
 from worker.report.identity import same_patient, study_of
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
@@ -34,7 +34,7 @@ class Scorer:
             ConfigurationError: the bundle or the engine is not fit to serve; the sentence says why.
         """
         self._settings = settings
-        self.bundle = Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
+        self.bundle = open_bundle_in_use(settings.worker)
         self.engine = open_engine(self.bundle, settings.worker)
         self._decoders = Decoders(settings)
         self._readers = ThreadPoolExecutor(settings.worker.decoders, "read")

@@ -30,6 +30,9 @@ class WorkerSection(Section):
     """Directory of the model bundle (`model.onnx`, `manifest.json`, golden cases)."""
     bundle_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 of the bundle's `manifest.json`, which names the digests of all its other files; empty: any."""
+    models: Path = Path("covariance-data/models")
+    """Directory of the bundles that `covariance model` installs. The one that it has activated scores, unless
+    `bundle` names another."""
     engine: Literal["openvino"] = "openvino"
     """Inference engine."""
     engine_threads: int = Field(default=0, ge=0)
@@ -112,6 +115,9 @@ class Destination(Section):
     """How a stored object is proven: storage commitment, a C-FIND at image level, or not at all."""
     commitment_timeout: Seconds = 60.0
     """Seconds after which an unanswered commitment request is made again; doubled each time, to an hour."""
+    rejection_notes: bool = False
+    """Whether it takes rejection notes (Key Object Selections after IHE IOCM) for results of a recalled
+    model; else it gets an SR that says that they are withdrawn."""
     tls: DestinationTls | None = None
     """Reach it over TLS. `server_name` is the name in its certificate, where that is not `host`."""
 

@@ -39,7 +39,7 @@ def worker(ready_fd: ReadyFd = None) -> None:
     """Score studies: hear the queue, read, infer, report, record."""
     from deploy.serve import serve_worker
 
-    serve_worker(ready_fd)
+    raise typer.Exit(serve_worker(ready_fd))
 
 
 def deliver(ready_fd: ReadyFd = None) -> None:

@@ -140,3 +140,30 @@ def test_settings_that_have_worked_do_not_end_the_stack(supervise, alive, eventu
     eventually(lambda: pid_of("bad", said()) != bad, what="the program runs again")
     assert process.poll() is None
     assert alive(good)
+
+
+def test_a_drained_child_stays_down(tmp_path):
+    """A child that ends with the exit code of a drained one is not started again."""
+    import threading
+    import time
+
+    from deploy.stack import DRAINED_EXIT as EXIT
+    from deploy.stack import Program, Stack
+    from worker.drain import DRAINED_EXIT
+
+    assert EXIT == DRAINED_EXIT
+    starts = tmp_path / "starts"
+    script = f"echo x >> {starts}; exit {DRAINED_EXIT}"
+    program = Program(name="worker", command=("sh", "-c", script), environment={}, is_ready=lambda: True)
+    stack = Stack([program], report=lambda *_: None)
+
+    def stop_later():
+        deadline = time.monotonic() + 20
+        while not starts.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(1.5)  # longer than the first pause before a start
+        stack._stop.set()
+
+    threading.Thread(target=stop_later).start()
+    stack.run(lambda: None)
+    assert starts.read_text() == "x\n"

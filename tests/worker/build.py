@@ -55,7 +55,11 @@ def written(
     """Record a result of the study: small objects in two series, their bytes in the outbox."""
     claim = claimed(ledger, study)
     finding = finding_of(claim)
-    kept = [_kept(spool, study, role, n) for role in Role for n in range(heatmaps if role is Role.SC else 1)]
+    kept = [
+        _kept(spool, study, role, n)
+        for role in (Role.SR, Role.SC)
+        for n in range(heatmaps if role is Role.SC else 1)
+    ]
     assert ledger.record(claim, finding, kept, destinations) is Recorded.RECORDED
     return kept
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from dicom_node.errors import ConfigurationError
 from worker.ledger import migrate as migration
+from worker.ledger.again import Again, SelectedStudy, Selection
 from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain, verify_next
 from worker.ledger.commitments import CommitmentOutcome, Commitments
 from worker.ledger.deliveries import DueDelivery, Proven
@@ -22,6 +23,7 @@ from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
 from worker.ledger.outbox import DroppableOutput, Outbox
 from worker.ledger.populations import Populations
+from worker.ledger.recalls import ModelResult, Recalls, SentObject
 from worker.ledger.records import (
     DeliveryRecord,
     EventRecord,
@@ -37,7 +39,7 @@ from worker.ledger.records import (
 from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
-from worker.ledger.retry import Retry
+from worker.ledger.retry import QuarantinedImage, Retry
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
@@ -63,13 +65,18 @@ __all__ = [
     "LeavingFile",
     "Ledger",
     "LedgerStatus",
+    "ModelResult",
     "OutputRecord",
     "Proven",
     "PurgeRule",
     "PurgeableStudy",
+    "QuarantinedImage",
     "Recorded",
     "Registration",
     "ResultRecord",
+    "SelectedStudy",
+    "Selection",
+    "SentObject",
     "StudyRecord",
     "StudySummary",
     "TrailEvent",
@@ -89,6 +96,8 @@ class Ledger(
     Outbox,
     Retention,
     Retry,
+    Again,
+    Recalls,
     Refusals,
     Trail,
     Views,

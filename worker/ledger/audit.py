@@ -51,6 +51,10 @@ class Kind(StrEnum):
     PURGED = "purged"
     CAME_AGAIN = "came_again"
     """Images that were purged are in the spool once more."""
+    RECALLED = "recalled"
+    """A result of a withdrawn model; without a study: the model itself."""
+    MODEL_ACTIVATED = "model_activated"
+    """A bundle is in use from the next start of a worker."""
     REFUSED = "refused"
     """Peers were not let in: a window of refusals."""
 

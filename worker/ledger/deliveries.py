@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, exists, or_, select, update
 
-from worker.findings import Role
+from worker.findings import NOTICES, Role
 from worker.ledger.audit import Kind
 from worker.ledger.models import Delivery, DeliveryState, Output, Result, Study
 from worker.ledger.store import SET_BACK, Store, Transaction
@@ -194,7 +194,8 @@ def _tried(row: Row[Any], status: int | None) -> dict[str, Any]:
 
 def due_again(row: Row[Any], not_before: datetime) -> dict[str, Any]:
     """The change that has an object sent again, unless a newer result has superseded it."""
-    state = DeliveryState.DUE if row.superseded_at is None else DeliveryState.CANCELLED
+    needed = row.superseded_at is None or row.role in NOTICES
+    state = DeliveryState.DUE if needed else DeliveryState.CANCELLED
     return {"state": state, "due_at": not_before}
 
 

@@ -85,8 +85,8 @@ class Jobs(Store):
             return Claim(
                 job_id=facts.pop("id"),
                 study_instance_uid=study_instance_uid,
-                instances=_instances(writer, study_instance_uid),
-                purged=writer.execute(_purged(study_instance_uid)).scalar_one(),
+                instances=instances_of(writer, study_instance_uid),
+                purged=writer.execute(purged_of(study_instance_uid)).scalar_one(),
                 **facts,
             )
 
@@ -266,12 +266,14 @@ def _claimable(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _purged(study_instance_uid: str) -> Select[int]:
+def purged_of(study_instance_uid: str) -> Select[int]:
+    """How many of them were purged."""
     mine = (Image.study_instance_uid == study_instance_uid, Image.generation.is_not(None))
     return select(func.count()).where(*mine, Image.purged_at.is_not(None))
 
 
-def _instances(writer: Transaction, study_instance_uid: str) -> tuple[SpooledInstance, ...]:
+def instances_of(writer: Transaction, study_instance_uid: str) -> tuple[SpooledInstance, ...]:
+    """Every image that a study's result is to rest on, oldest first."""
     mine = (Image.study_instance_uid == study_instance_uid, Image.generation.is_not(None))
     rows = writer.execute(select(Image.__table__).where(*mine).order_by(Image.received_at, Image.id)).all()
     return tuple(

@@ -49,6 +49,17 @@ def check(engine: Engine) -> None:
             )
 
 
+def revisions(engine: Engine) -> tuple[str | None, str]:
+    """The revision that the database is at, None before the first, and the one that this version needs.
+
+    Raises:
+        Retryable: the database is away or busy.
+    """
+    with transaction(engine, writes=False) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    return found, str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
 def _is_current(connection: Connection) -> bool:
     scripts = ScriptDirectory.from_config(_config())
     found = MigrationContext.configure(connection).get_current_revision()

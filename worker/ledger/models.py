@@ -237,6 +237,8 @@ class Result(Base):
     analysed_at: Mapped[datetime]
     recorded_at: Mapped[datetime]
     superseded_at: Mapped[datetime | None]
+    recalled_at: Mapped[datetime | None]
+    """When it was recalled with its model; it is superseded since then at the latest."""
 
 
 class Output(Base):
@@ -338,3 +340,14 @@ class TakenWindow(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     taken_at: Mapped[datetime]
+
+
+class RecalledModel(Base):
+    """A model that was withdrawn: nothing of it is recorded any more."""
+
+    __tablename__ = "recalled_models"
+
+    model_sha256: Mapped[str] = mapped_column(primary_key=True)
+    recalled_at: Mapped[datetime]
+    why: Mapped[str]
+    """One sentence of whoever recalled it."""

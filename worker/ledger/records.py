@@ -106,6 +106,8 @@ class ResultRecord:
     analysed_at: datetime
     recorded_at: datetime
     superseded_at: datetime | None
+    recalled_at: datetime | None
+    """When it was recalled with its model."""
     outputs: tuple[OutputRecord, ...]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, insert, select, update
 
+from dicom_node.errors import Permanent, Reason
 from worker.findings import Eligibility, ImageScore, KeptOutput, Reading, StudyFinding
 from worker.ledger.audit import Kind
 from worker.ledger.jobs import (
@@ -23,7 +24,7 @@ from worker.ledger.jobs import (
     tell_algorithm,
     times_of,
 )
-from worker.ledger.models import Delivery, DeliveryState, Output, Result
+from worker.ledger.models import Delivery, DeliveryState, Output, RecalledModel, Result
 from worker.ledger.store import Transaction
 from worker.report.identity import accession_number
 
@@ -46,6 +47,7 @@ class Results(Jobs):
         Earlier results of the study are superseded, and what of them is not stored yet is not sent any more.
 
         Raises:
+            Permanent: the model was recalled; nothing is written.
             Retryable: the database is away or busy.
             ValueError: the finding does not decide on exactly the claimed images.
         """
@@ -53,6 +55,7 @@ class Results(Jobs):
             job = held_job(writer, claim)
             if isinstance(job, Recorded):
                 return job
+            _refuse_recalled(writer, finding.model.sha256)
             unchanged = _in_force(
                 writer,
                 claim,
@@ -68,8 +71,8 @@ class Results(Jobs):
                 return Recorded.UNCHANGED
             result_id = writer.execute(insert(Result).returning(Result.id), [_row(writer, claim, finding)])
             overtaken = _supersede_earlier(writer, claim)
-            _add_outputs(writer, result_id.scalar_one(), outputs, destinations)
-            told |= {"outputs": [_told(output) for output in outputs], "destinations": list(destinations)}
+            add_outputs(writer, result_id.scalar_one(), outputs, destinations)
+            told |= {"outputs": [told_of(output) for output in outputs], "destinations": list(destinations)}
             writer.note(Kind.RECORDED, claim.study_instance_uid, **told, **overtaken)
             return Recorded.RECORDED
 
@@ -84,6 +87,17 @@ class Results(Jobs):
             told = _tell(claim, finding, job, self._hash_key)
             writer.note(Kind.FINISHED_WITHOUT_RESULT, claim.study_instance_uid, **told)
             return Recorded.RECORDED
+
+
+def _refuse_recalled(writer: Transaction, model_sha256: str) -> None:
+    # Within the transaction: a recall that is under way misses no result.
+    recalled = select(RecalledModel.model_sha256).where(RecalledModel.model_sha256 == model_sha256)
+    if writer.execute(recalled).one_or_none() is not None:
+        raise Permanent(
+            Reason.MODEL_RECALLED,
+            "The model was recalled: activate another, restart the workers, and run `covariance quarantine "
+            "release --reason MODEL_RECALLED`.",
+        )
 
 
 def _in_force(writer: Transaction, claim: Claim, *same: ColumnElement[bool]) -> bool:
@@ -143,13 +157,15 @@ def _supersede_earlier(writer: Transaction, claim: Claim) -> dict[str, Any]:
     }
 
 
-def _add_outputs(
+def add_outputs(
     writer: Transaction, result_id: int, outputs: Sequence[KeptOutput], destinations: Sequence[str]
 ) -> None:
+    """Add the outputs of a result, each due at every destination."""
     if not outputs:
         return
     rows = [
-        _told(output) | {"result_id": result_id, "path": writer.files.name(output.path)} for output in outputs
+        told_of(output) | {"result_id": result_id, "path": writer.files.name(output.path)}
+        for output in outputs
     ]
     output_ids = writer.execute(insert(Output).returning(Output.id), rows).scalars().all()
     deliveries = [
@@ -168,7 +184,8 @@ def _add_outputs(
         writer.execute(insert(Delivery), deliveries)
 
 
-def _told(output: KeptOutput) -> dict[str, Any]:
+def told_of(output: KeptOutput) -> dict[str, Any]:
+    """What rows and events tell of an output."""
     return {key: value for key, value in asdict(output).items() if key != "path"}
 
 

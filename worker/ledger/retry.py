@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, bindparam, exists, select, update
 
+from dicom_node.errors import Reason
 from worker.ledger.audit import Kind
 from worker.ledger.intake import open_job
 from worker.ledger.models import (
@@ -25,6 +28,21 @@ _SET_ASIDE = and_(Image.generation.is_not(None), Image.disposition == Dispositio
 """Not the second contents of a UID: those were never work."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedImage:
+    """An image that was accepted and could not be scored."""
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    sha256: str
+    calling_ae: str
+    received_at: datetime
+    reason: Reason | None
+    sentence: str | None
+    work: bool
+    """Whether it can be released: the second content of a UID never was work."""
+
+
 class Retry(Store):
     """Second chances."""
 
@@ -41,6 +59,33 @@ class Retry(Store):
         with self._writing() as writer:
             jobs = _reopen_jobs(writer, study_instance_uid) + _reopen_studies(writer, study_instance_uid)
             return jobs + _reopen_deliveries(writer, study_instance_uid)
+
+    def release_quarantine(
+        self, *, study_instance_uid: str | None = None, reason: Reason | None = None
+    ) -> list[str]:
+        """Have quarantined images and studies read again; return the studies.
+
+        Of one study or of all, of one reason or of any. Deliveries are left as they are.
+
+        Raises:
+            Retryable: the database is away or busy.
+        """
+        with self._writing() as writer:
+            held = select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None))
+            held = held.where(*_of(Image.study_instance_uid, study_instance_uid))
+            if reason is not None:
+                held = held.where(Image.reason == reason)
+            studies = list(writer.execute(held.distinct().order_by(Image.study_instance_uid)).scalars())
+            return [uid for uid in studies if _reopen_jobs(writer, uid) + _reopen_studies(writer, uid)]
+
+    def quarantined(self) -> list[QuarantinedImage]:
+        """Every quarantined image that is still here, those that came first at the front."""
+        columns = [getattr(Image, field.name) for field in fields(QuarantinedImage) if field.name != "work"]
+        work = Image.generation.is_not(None).label("work")
+        held = (Image.disposition == Disposition.QUARANTINED, Image.purged_at.is_(None))
+        found = select(*columns, work).where(*held).order_by(Image.received_at, Image.id)
+        with self._reading() as connection:
+            return [QuarantinedImage(**row._mapping) for row in connection.execute(found)]
 
 
 def _reopen_jobs(writer: Transaction, uid: str | None) -> int:

@@ -7,8 +7,7 @@ the document around it is built here, because highdicom refuses headers that rea
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from highdicom.sr import (
@@ -31,7 +30,6 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
-from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from dicom_node.errors import Reason
@@ -39,6 +37,7 @@ from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Role, StudyFinding
 from worker.report import codes
 from worker.report.envelope import PRODUCT, as_ascii, device_uid, envelope, seal
+from worker.report.evidence import evidence
 from worker.report.identity import SR_SERIES_DESCRIPTION
 from worker.settings import ReportSection
 
@@ -64,7 +63,9 @@ def encode_sr(finding: StudyFinding, settings: ReportSection, heatmaps: Sequence
     report.ContentQualification = "RESEARCH"
     report.PerformedProcedureCodeSequence = []
     report.ReferencedPerformedProcedureStepSequence = []
-    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(finding, heatmaps)]
+    report.CurrentRequestedProcedureEvidenceSequence = [
+        evidence(finding.study_instance_uid, [*_images(finding), *heatmaps])
+    ]
     report.update(_content(finding, settings, heatmaps))
     return seal(report, source, role=Role.SR)
 
@@ -75,31 +76,11 @@ def _images(finding: StudyFinding) -> list[Reading]:
     return [score.reading for score in finding.scores] + aside
 
 
-def _evidence(finding: StudyFinding, heatmaps: Iterable[Output]) -> Dataset:
-    """Every object that the content refers to, by series (PS3.3 C.17.2.3)."""
-    series: dict[str, list[Dataset]] = defaultdict(list)
-    cited: list[Reading | Output] = [*_images(finding), *heatmaps]
-    for image in cited:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = image.sop_class_uid
-        reference.ReferencedSOPInstanceUID = image.sop_instance_uid
-        series[image.series_instance_uid].append(reference)
-    evidence = Dataset()
-    evidence.StudyInstanceUID = finding.study_instance_uid
-    evidence.ReferencedSeriesSequence = []
-    for uid, references in series.items():
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        item.ReferencedSOPSequence = references
-        evidence.ReferencedSeriesSequence.append(item)
-    return evidence
-
-
 def _content(finding: StudyFinding, settings: ReportSection, heatmaps: Sequence[Output]) -> ContentItem:
     root = ContainerContentItem(name=codes.REPORT_TITLE, template_id="1500")
     root.ContentSequence = ContentSequence()
     root.ContentSequence.extend(LanguageOfContentItemAndDescendants(codes.ENGLISH))
-    root.ContentSequence.extend(_observer(finding.model, settings.manufacturer))
+    root.ContentSequence.extend(observer(finding.model, settings.manufacturer))
     root.ContentSequence.append(
         CodeContentItem(
             name=codes.PROCEDURE_REPORTED,
@@ -119,7 +100,8 @@ def _content(finding: StudyFinding, settings: ReportSection, heatmaps: Sequence[
 
 
 @lru_cache(maxsize=8)
-def _observer(model: ModelIdentity, manufacturer: str) -> ObserverContext:
+def observer(model: ModelIdentity, manufacturer: str) -> ObserverContext:
+    """The algorithm as the observer (TID 1004)."""
     return ObserverContext(
         observer_type=codes.DEVICE,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -212,7 +194,7 @@ def _evaluations(finding: StudyFinding) -> ContainerContentItem:
     evaluations.ContentSequence.extend(
         QualitativeEvaluation(name=codes.SUMMARY_OF_ANALYSES, value=_summary(finding))
     )
-    evaluations.ContentSequence.append(_comment(f"{codes.RESEARCH_ONLY}."))
+    evaluations.ContentSequence.append(comment(f"{codes.RESEARCH_ONLY}."))
     evaluations.ContentSequence.extend(_remarks(finding))
     return evaluations
 
@@ -231,16 +213,17 @@ def _remarks(finding: StudyFinding) -> Iterator[TextContentItem]:
     for number, score in enumerate(finding.scores):
         if score.reading.eligibility.open_questions:
             missing = ", ".join(score.reading.eligibility.open_questions)
-            yield _comment(f"Film {number + 1} was analysed although its header does not state: {missing}.")
+            yield comment(f"Film {number + 1} was analysed although its header does not state: {missing}.")
     for reading in _images(finding)[len(finding.scores) :]:
-        remark = _comment(_not_analysed(reading.sop_instance_uid, reading.eligibility.reason))
+        remark = comment(_not_analysed(reading.sop_instance_uid, reading.eligibility.reason))
         remark.ContentSequence = ContentSequence([_reference(reading)])
         yield remark
     for rejected in finding.quarantined:
-        yield _comment(_not_analysed(rejected.sop_instance_uid, rejected.reason))
+        yield comment(_not_analysed(rejected.sop_instance_uid, rejected.reason))
 
 
-def _comment(sentence: str) -> TextContentItem:
+def comment(sentence: str) -> TextContentItem:
+    """A sentence of ours."""
     return TextContentItem(name=codes.COMMENT, value=as_ascii(sentence), relationship_type=_CONTAINS)
 
 
