@@ -16,8 +16,9 @@ from training.evaluate import evaluate, measured
 from training.export import export, reference
 from training.settings import TrainingSettings
 from worker import preprocess
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import Bundle
 from worker.engines.openvino import OpenVinoEngine
+from worker.parity import replay_golden
 from worker.settings import WorkerSection
 
 pytestmark = pytest.mark.training
