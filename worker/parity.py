@@ -81,7 +81,7 @@ def _refusal(
 ) -> ConfigurationError:
     where = f"{case.name} in a batch of {batch}" if batch > 1 else case.name
     return ConfigurationError(
-        f"The engine {engine.name} ({engine.precision}) does not agree with the model on golden case {where}: "
-        f"logit off by {difference.logit:.4f}, map by {difference.cam:.4f}"
+        f"The engine {engine.name} ({engine.precision}) does not agree with the model on golden case "
+        f"{where}: logit off by {difference.logit:.4f}, map by {difference.cam:.4f}"
         f"{', and the decision flips' if flips else ''}. It will not serve."
     )

@@ -90,8 +90,12 @@ def _tensorrt(bundle: Bundle, settings: WorkerSection) -> Engine:
 
 
 def _torch(bundle: Bundle, settings: WorkerSection) -> Engine:
-    from worker.engines.torch import open_torch  # noqa: PLC0415 (torch takes seconds to load)
-
+    try:
+        from worker.engines.torch import open_torch  # noqa: PLC0415 (torch takes seconds to load)
+    except ImportError:
+        raise DeviceUnavailable(
+            "torch or onnx is not installed here: install covariance[training], or set another worker.engine."
+        ) from None
     return _batched(lambda: open_torch(bundle, settings), settings)
 
 

@@ -34,6 +34,7 @@ def build_plan(library: Library, onnx: bytes, *, buckets: Sequence[int], size: i
         DeviceUnavailable: TensorRT cannot build it on this machine.
     """
     trt = library.trt
+    library.logger.last_error = ""
     builder = trt.Builder(library.logger)
     network = parse(library, builder, onnx, size=size)
     config = builder.create_builder_config()
@@ -80,7 +81,7 @@ def _complaint(parser: Any) -> str:
     if not parser.num_errors:
         return "it gave no reason"
     error = parser.get_error(0)
-    where = f" at node {error.node()}" if error.node() >= 0 else ""
+    where = f" at node {error.node()}, {error.node_operator()}" if error.node() >= 0 else ""
     return " ".join(error.desc().split()).rstrip(".") + where
 
 

@@ -66,6 +66,7 @@ class PlanExecutor:
         self.name = f"{library.name} {library.version}"
         self.batches = tuple(buckets)
         self._cuda = cuda
+        library.logger.last_error = ""
         runtime = library.trt.Runtime(library.logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from dicom_node.logs import get_logger
@@ -21,7 +22,7 @@ class Library:
 
     trt: Any
     logger: Any
-    """An `ILogger` that keeps the last error in `last_error`."""
+    """An `ILogger` that keeps the last error in `last_error`; TensorRT takes one in a process, and keeps it."""
     name: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
@@ -49,6 +50,7 @@ def find_library(*names: str) -> Library:
     )
 
 
+@cache
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         """Errors are kept for the sentence that is raised, warnings go to the log."""
