@@ -15,6 +15,8 @@ from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
 from dicom_node.errors import CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker.ending import Ending
+from worker.engines import DeviceLost
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
@@ -28,7 +30,9 @@ def run_worker(settings: Settings) -> None:
 
     Raises:
         ConfigurationError: bundle, engine or database is not fit to serve.
+        DeviceLost: the engine's device failed; a new process may find it in order.
     """
+    ending = Ending()
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
     with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
@@ -39,6 +43,8 @@ def run_worker(settings: Settings) -> None:
         def score_study(study_instance_uid: str) -> None:
             try:
                 pipeline.score_study(study_instance_uid)
+            except DeviceLost as error:
+                ending.begin(error)
             except CovarianceError as error:
                 log.warning("study_waits", study=study_instance_uid, why=str(error))
             except Exception as error:  # noqa: BLE001 (task boundary)
@@ -61,3 +67,5 @@ def run_worker(settings: Settings) -> None:
                 "--loglevel=WARNING",
             ]
         )
+    if ending.cause is not None:
+        raise ending.cause

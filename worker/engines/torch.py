@@ -66,7 +66,7 @@ class TorchEngine:
         try:
             self._pixels_B1HW = torch.zeros((largest, 1, size, size), device=device)
             self._pinned_B1HW = torch.zeros((largest, 1, size, size), pin_memory=True)
-            self._stream = torch.cuda.Stream()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             # The largest first: the others fit into its memory.
             for batch in reversed(self.batches):
                 self._graphs[batch] = self._capture(batch)

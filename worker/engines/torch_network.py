@@ -74,7 +74,7 @@ def _reduce(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _expand(_: _Attributes, values: Tensor, shape: list[int]) -> Tensor:
     # ONNX: what is one on either side takes the other's extent.
-    return values.expand(torch.broadcast_shapes(values.shape, tuple(shape)))
+    return values.expand(torch.broadcast_shapes(values.shape, tuple(shape)))  # type: ignore[no-untyped-call]
 
 
 _OPERATORS: dict[str, Callable[..., Tensor]] = {
@@ -178,5 +178,6 @@ def _function(node: onnx.NodeProto, dtype: torch.dtype) -> Callable[..., Tensor]
     elif node.op_type in _OPERATORS and len(node.output) == 1:
         return _OPERATORS[node.op_type]
     raise ConfigurationError(
-        f"The torch engine does not know the operator {node.op_type} of this model: set another worker.engine."
+        f"The torch engine does not know the operator {node.op_type} of this model: set another "
+        "worker.engine."
     )

@@ -22,7 +22,7 @@ class Library:
 
     trt: Any
     logger: Any
-    """An `ILogger` that keeps the last error in `last_error`; TensorRT takes one in a process, and keeps it."""
+    """An `ILogger` that keeps the last error in `last_error`; TensorRT takes one in a process."""
     name: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
