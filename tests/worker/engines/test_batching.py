@@ -225,7 +225,5 @@ def test_a_batch_goes_to_the_next_bucket():
 
 def test_a_batch_over_the_largest_bucket_is_refused():
     """The sentence names the setting and its largest value."""
-    with pytest.raises(
-        ConfigurationError, match=r"of 9 films is over 8.*worker\.max_batch to 8 or less"
-    ):
+    with pytest.raises(ConfigurationError, match=r"of 9 films is over 8.*worker\.max_batch to 8 or less"):
         bucket_for(9, buckets_up_to(6))
