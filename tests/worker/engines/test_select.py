@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,7 +101,7 @@ from worker.engines.select import open_engine
 from worker.settings import WorkerSection
 settings = WorkerSection(engine_cache=Path({str(tmp_path)!r}))
 open_engine(Bundle(settings.bundle), settings)
-print(json.dumps([name for name in ("torch", "onnx", "cuda", "tensorrt", "tensorrt_rtx") if name in sys.modules]))
+print(json.dumps(sorted({{"torch", "onnx", "cuda", "tensorrt", "tensorrt_rtx"}} & sys.modules.keys())))
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(told.stdout.splitlines()[-1]) == []
@@ -112,6 +112,6 @@ def test_decoders_hold_nothing_of_the_device(tmp_path, spooled):
     with Decoders(settings_in(tmp_path, worker={"decoders": 1})) as decoders:
         decoders.read(spooled(phantom_dataset(1, rows=300, columns=300)))
         (pid,) = decoders.pids
-        with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
-            mapped = {os.path.basename(line.split()[-1]) for line in maps if "/" in line}
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+    mapped = {Path(line.split()[-1]).name for line in maps if "/" in line}
     assert not [name for name in mapped if name.startswith(("libcuda", "libtorch", "libopenvino", "libnv"))]
