@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deploy.commands import configuration, demonstration, films, services, studies
+from deploy.commands import configuration, demonstration, engines, films, services, studies
 from dicom_node.errors import ConfigurationError, CovarianceError
 
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     help="Scores chest radiographs for COVID-19 and writes the results back to the PACS. "
     "Research software, not a medical device.",
 )
-for noun in (services, films, studies, configuration, demonstration):
+for noun in (services, films, studies, configuration, engines, demonstration):
     noun.register(app)
 
 
