@@ -20,6 +20,8 @@ from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
 from worker import metrics
 from worker.drain import DRAINED_EXIT, stays_down
+from worker.ending import Ending
+from worker.engines import DeviceLost
 from worker.gpu import GpuUse
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
@@ -37,7 +39,9 @@ def run_worker(settings: Settings) -> int:
 
     Raises:
         ConfigurationError: bundle, engine or database is not fit to serve.
+        DeviceLost: the engine's device failed; a new process may find it in order.
     """
+    ending = Ending()
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
     serving = threading.Event()
@@ -57,6 +61,8 @@ def run_worker(settings: Settings) -> int:
         def score_study(study_instance_uid: str) -> None:
             try:
                 pipeline.score_study(study_instance_uid)
+            except DeviceLost as error:
+                ending.begin(error)
             except CovarianceError as error:
                 log.warning("study_waits", study=study_instance_uid, why=str(error))
             except Exception as error:  # noqa: BLE001 (task boundary)
@@ -80,6 +86,8 @@ def run_worker(settings: Settings) -> int:
                 "--loglevel=WARNING",
             ]
         )
+    if ending.cause is not None:
+        raise ending.cause
     return DRAINED_EXIT if stays_down() else 0
 
 

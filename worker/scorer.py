@@ -9,14 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Self
 
-from dicom_node.errors import Permanent, Reason, Retryable
+import numpy as np
+
+from dicom_node.errors import ConfigurationError, Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.spool import SpooledInstance
 from worker import metrics, preprocess
+from worker.engines import DeviceLost
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
 from worker.guard import Decoders
 from worker.model_store import open_bundle_in_use
+from worker.parity import replay_golden
 from worker.report.identity import same_patient, study_of
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
@@ -116,6 +120,7 @@ class Scorer:
         films = [reading.film for reading in readings if reading.film is not None]
         if not films:
             return ()
+        _reach_device()
         with station("infer"):
             found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
         scores = [
@@ -127,10 +132,25 @@ class Scorer:
             )
             for reading, logit, cam_hw in zip(readings, found.logits_B, found.cams_Bhw, strict=True)
         ]
-        if not all(math.isfinite(score.logit) for score in scores):
+        if not all(math.isfinite(score.logit) and np.isfinite(score.cam_hw).all() for score in scores):
+            self._doubt_engine()
             raise Permanent(Reason.NOT_A_NUMBER, "The network returned no number for an image of this study.")
         # The decisive image first; the UID breaks ties so that the order never depends on arrival.
         return tuple(sorted(scores, key=lambda score: (-score.logit, score.reading.sop_instance_uid)))
+
+    def _doubt_engine(self) -> None:
+        """No number came out: is it the film, or has the engine gone bad under way?
+
+        Raises:
+            DeviceLost: the golden cases do not come out right any more.
+        """
+        try:
+            replay_golden(self.bundle, self.engine)
+        except ConfigurationError:
+            raise DeviceLost(
+                "The engine does not agree with the model any more: this process ends, and its studies go to "
+                "another."
+            ) from None
 
     def encode(self, finding: StudyFinding) -> tuple[Output, ...]:
         """Make the objects to write back: a heatmap per analysed image and one SR; none by policy.
@@ -157,6 +177,16 @@ class Scorer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _reach_device() -> None:
+    """Where a test makes the device fail: no test can break a real one."""
+    try:
+        reach("scorer.before_infer")
+    except OSError:
+        raise DeviceLost(
+            "The device failed at a failpoint: this process ends, and its studies go to another."
+        ) from None
 
 
 def _of_study(study_instance_uid: str, found: Reading | Rejected) -> Reading | Rejected:

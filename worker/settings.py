@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from dicom_node.settings import AETitle, NodeSettings, Port, Seconds, Section, read_settings
 from dicom_node.tls import ClientTls
 
+EngineName = Literal["openvino", "tensorrt", "torch"]
+
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "densenet121-covid"
 
 
@@ -33,12 +35,20 @@ class WorkerSection(Section):
     models: Path = Path("covariance-data/models")
     """Directory of the bundles that `covariance model` installs. The one that it has activated scores, unless
     `bundle` names another."""
-    engine: Literal["openvino"] = "openvino"
-    """Inference engine."""
+    engine: Literal["auto", EngineName] = "auto"
+    """Inference engine. `auto`: TensorRT or torch where they and a GPU are, else OpenVINO on the CPU."""
+    fallback: Literal["none", "cpu"] = "none"
+    """What to do at the start without the engine's GPU: end, or score with OpenVINO, which results say."""
     engine_threads: int = Field(default=0, ge=0)
     """Threads of the CPU engine; 0 leaves it to the engine."""
+    engine_pinning: bool = False
+    """Whether threads of the CPU engine keep their cores; only for a machine that does nothing else."""
     engine_cache: Path = Path("covariance-data/engine-cache")
-    """Directory of compiled models."""
+    """Directory of compiled models. They are code: it must belong to the worker's user alone."""
+    max_batch: int = Field(default=32, ge=1, le=32)
+    """Films that a GPU engine takes at once at most. Less saves memory of the GPU."""
+    max_wait_ms: float = Field(default=2.0, ge=0, le=1000)
+    """Milliseconds that a film waits at most for others, while the GPU has nothing to do."""
     concurrency: int = Field(default=2, ge=1)
     """Studies scored at the same time by one worker process."""
     decoders: int = Field(default=2, ge=1)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from deploy.doctor.check import Check, fail, ok, warn
 from dicom_node.errors import ConfigurationError
-from worker.bundle import replay_golden
 from worker.engines.select import open_engine
 from worker.model_store import open_bundle_in_use
+from worker.parity import replay_golden
 from worker.settings import Settings
 
 _DRIVER = Path("/proc/driver/nvidia/version")

@@ -18,8 +18,9 @@ from training.export import export, reference
 from training.reopen import reopen
 from training.settings import TrainingSettings
 from worker import preprocess
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import Bundle
 from worker.engines.openvino import OpenVinoEngine
+from worker.parity import replay_golden
 from worker.settings import DEFAULT_BUNDLE, WorkerSection
 
 pytestmark = pytest.mark.training
