@@ -1,4 +1,4 @@
-"""Traces by OpenTelemetry, where the settings name a collector; else its SDK is not even imported.
+"""Traces by OpenTelemetry, where the settings name a collector; else its exporter is not even imported.
 
 A message holds keys and no context, so every process derives the trace of a study from its UID: what node,
 worker and deliverer do for one study is one trace. A span has a station, a study and a time, no more.
