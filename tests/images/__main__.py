@@ -168,6 +168,8 @@ def neighbours(site: Site, stack: contextlib.ExitStack) -> None:
     shutil.copytree(site.folder / "secrets", seen)
     seen.chmod(0o755)
     lay_over(Path("/run/secrets"), seen)
+    # Orthanc reports its commitment to `node`.
+    lay_over(Path("/etc/hosts"), site.folder / "hosts")
     stack.callback(start_redis(site.folder).stop)
     logins = COMPOSE / site.whole["configs"]["logins"]["file"]
     stack.callback(start_postgresql(site.folder, site.whole["services"]["postgres"], logins).stop)
