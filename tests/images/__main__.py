@@ -29,7 +29,9 @@ from tests.integration.system import Orthanc, eventually
 from worker.phantom import phantom_dataset
 
 _INSIDE = "--inside"
-_NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+# Whoever ends this ends all of it.
+_NAMESPACES = ["setpriv", "--pdeathsig", "KILL"]
+_NAMESPACES += ["unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
 _NAMES = "127.0.0.1 localhost postgres redis orthanc node\n"
 _RUNS = sorted(IMAGES - {"base", "builder", "worker-gpu"})
 _PATIENCE_SECONDS = 240.0
