@@ -29,7 +29,9 @@ from tests.integration.system import Orthanc, eventually
 from worker.phantom import phantom_dataset
 
 _INSIDE = "--inside"
-_NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+# Whoever ends this ends all of it.
+_NAMESPACES = ["setpriv", "--pdeathsig", "KILL"]
+_NAMESPACES += ["unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
 _NAMES = "127.0.0.1 localhost postgres redis orthanc node\n"
 _RUNS = sorted(IMAGES - {"base", "builder", "worker-gpu"})
 _PATIENCE_SECONDS = 240.0
@@ -168,6 +170,8 @@ def neighbours(site: Site, stack: contextlib.ExitStack) -> None:
     shutil.copytree(site.folder / "secrets", seen)
     seen.chmod(0o755)
     lay_over(Path("/run/secrets"), seen)
+    # Orthanc reports its commitment to `node`.
+    lay_over(Path("/etc/hosts"), site.folder / "hosts")
     stack.callback(start_redis(site.folder).stop)
     logins = COMPOSE / site.whole["configs"]["logins"]["file"]
     stack.callback(start_postgresql(site.folder, site.whole["services"]["postgres"], logins).stop)

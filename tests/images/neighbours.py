@@ -15,7 +15,8 @@ from tests.integration.system import Orthanc, Program, accepts, eventually
 
 def lay_over(place: Path, source: Path) -> None:
     """Have `source` seen at `place`, by us and by those whom we start."""
-    place.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", str(source), str(place)], check=True)
 
 
