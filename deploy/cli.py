@@ -19,6 +19,7 @@ from deploy.commands import (
     demonstration,
     diagnosis,
     films,
+    keeping,
     models,
     services,
     studies,
@@ -51,6 +52,7 @@ app = typer.Typer(
 _NOUNS = (
     services,
     films,
+    keeping,
     studies,
     corrections,
     models,
