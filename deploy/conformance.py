@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from itertools import groupby
 
 from pydicom.uid import UID
 
@@ -13,6 +15,7 @@ from dicom_node.server import contexts_of
 from dicom_node.status import Status
 from worker.settings import Destination, Settings
 
+_WIDTH = 118
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _BOTH = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 _CHARACTER_SETS = "Identifiers are copied byte for byte with the Specific Character Set of the film."
@@ -21,7 +24,14 @@ _CHARACTER_SETS = "Identifiers are copied byte for byte with the Specific Charac
 def statement(settings: Settings) -> str:
     """The whole statement as Markdown."""
     parts = (_overview, _introduction, _model, _acceptor, _initiator, _interfaces, _configuration, _rest)
-    return "\n".join(line for part in parts for line in (*part(settings), "")).rstrip() + "\n"
+    lines = [line for part in parts for line in (*part(settings), "")]
+    return "\n".join(_wrapped(lines)).rstrip() + "\n"
+
+
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    """The lines with the paragraphs among them set anew."""
+    for is_prose, group in groupby(lines, lambda line: bool(line) and line[0] not in "#|-"):
+        yield from textwrap.wrap(" ".join(group), _WIDTH) if is_prose else group
 
 
 def accepted(settings: Settings) -> list[tuple[str, str]]:
@@ -220,10 +230,10 @@ def _rest(settings: Settings) -> Iterator[str]:
     yield ""
     yield "## 8 Security"
     yield ""
-    yield f"BCP 195 TLS Profile (PS3.15 B.12) for the listener: {'on' if tls.enabled else"
-    yield f"'off'}; both sides show"
+    on = "on" if tls.enabled else "off"
+    yield f"BCP 195 TLS Profile (PS3.15 B.12) for the listener: {on}; both sides show"
     yield f"a certificate. Revocation lists: {'looked up' if tls.crl else 'not used'}."
-    yield f"Destinations are reached over"
+    yield "Destinations are reached over"
     yield "TLS where `destinations.tls` is set. Audit messages (PS3.15 A.5) go over TLS syslog where"
     yield "`audit.syslog_host` is set."
     yield ""
@@ -238,8 +248,7 @@ def _rest(settings: Settings) -> Iterator[str]:
         "heatmap), one evaluation |"
     )
     yield (
-        "| Secondary Capture Image | the film with its class activation map, RGB, Explicit VR "
-        "Little Endian |"
+        "| Secondary Capture Image | the film with its class activation map, RGB, Explicit VR Little Endian |"
     )
     yield (
         "| Key Object Selection | TID 2010, (113001, DCM) or (113037, DCM), after `covariance "

@@ -35,7 +35,8 @@ _TAIL_BYTES = 2_000_000
 _PAGE = 5000
 _UID = re.compile(r"\b\d+(?:\.\d+){3,}\b")
 _CONSOLE_LINE = re.compile(
-    r"^(?:\s*\w+ │ )?(\d{4}-\d\d-\d\dT[\d:.]+Z) \[(debug|info|warning|error|critical)\s*\] ([a-z0-9_]+)\s*(.*)$"
+    r"^(?:\s*\w+ │ )?(\d{4}-\d\d-\d\dT[\d:.]+Z) "
+    r"\[(debug|info|warning|error|critical)\s*\] ([a-z0-9_]+)\s*(.*)$"
 )
 _FIELD = re.compile(r"([a-z_]+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
