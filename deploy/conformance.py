@@ -31,7 +31,8 @@ def statement(settings: Settings) -> str:
 def _wrapped(lines: Sequence[str]) -> Iterator[str]:
     """The lines with the paragraphs among them set anew."""
     for is_prose, group in groupby(lines, lambda line: bool(line) and line[0] not in "#|-"):
-        yield from textwrap.wrap(" ".join(group), _WIDTH) if is_prose else group
+        together = list(group)
+        yield from textwrap.wrap(" ".join(together), _WIDTH) if is_prose else together
 
 
 def accepted(settings: Settings) -> list[tuple[str, str]]:
