@@ -29,7 +29,14 @@ from dicom_node.store_scu import Peer, echo
 from dicom_node.tls import server_context
 from worker.ledger.store import make_engine, transaction
 from worker.model_store import open_bundle_in_use
-from worker.settings import DEFAULT_BUNDLE, DatabaseSection, Destination, Settings, load_settings
+from worker.settings import (
+    DEFAULT_BUNDLE,
+    DatabaseSection,
+    Destination,
+    Settings,
+    WorkerSection,
+    load_settings,
+)
 from worker.syslog import SyslogServer
 
 _PASSWORD = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
@@ -45,6 +52,7 @@ _HEAD = """\
 """
 _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
+    WorkerSection: {"shadow_bundle": "bundles/next-model"},
     TlsSection: {"crl": "tls/revoked.pem"},
     Destination: {
         "name": "pacs",

@@ -33,55 +33,30 @@ from worker.settings import Settings
 
 _TAIL_BYTES = 2_000_000
 _PAGE = 5000
-_UID = re.compile(r"\b\d+(?:\.\d+){3,}\b")
+_HEAD = {
+    "timestamp": re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"),
+    "level": re.compile(r"debug|info|warning|error|critical"),
+    "event": re.compile(r"[a-z0-9_]{1,60}"),
+}
 _CONSOLE_LINE = re.compile(
     r"^(?:\s*\w+ │ )?(\d{4}-\d\d-\d\dT[\d:.]+Z) "
     r"\[(debug|info|warning|error|critical)\s*\] ([a-z0-9_]+)\s*(.*)$"
 )
 _FIELD = re.compile(r"([a-z_]+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_WORDS = re.compile(r"[A-Za-z0-9_.:/@-]{1,80}")
-_SAFE = frozenset(
-    [
-        "attempt",
-        "code",
-        "count",
-        "decision",
-        "depth",
-        "destination",
-        "destinations",
-        "engine",
-        "error",
-        "exit_status",
-        "failures",
-        "files",
-        "filed",
-        "generation",
-        "images",
-        "model",
-        "object",
-        "outcome",
-        "port",
-        "precision",
-        "program",
-        "queue",
-        "reason",
-        "restart_in",
-        "rung",
-        "size",
-        "state",
-        "station",
-        "status",
-        "step",
-        "studies",
-        "study",
-        "tls_port",
-        "transaction",
-        "why_code",
-        "worst_logit",
-    ]
-)
-"""Fields that hold numbers, codes, UIDs and names that the site chose; never text of a peer or a data set."""
+_NUMBER = re.compile(r"0x[0-9A-Fa-f]{4}|-?\d+(?:\.\d+)?(?:e-?\d+)?")
+_CODE = re.compile(r"[A-Za-z_]{1,40}")
+_PSEUDONYM = re.compile(r"\d+(?:\.\d+){2,}")
+_SAFE = {
+    **dict.fromkeys(
+        ["attempt", "code", "count", "depth", "destinations", "exit_status", "failures", "files", "generation", "images", "port", "queue", "restart_in", "rung", "size", "status", "studies", "tls_port", "worst_logit"],
+        _NUMBER,
+    ),
+    **dict.fromkeys(["decision", "error", "filed", "outcome", "program", "reason", "state", "station", "step"], _CODE),
+    **dict.fromkeys(["object", "study", "transaction"], _PSEUDONYM),
+}
+"""The fields that go, and the form that a value must have: numbers, codes and UIDs. A field is what its name
+says only where its value looks so; text may be anything."""
 
 
 def write_support_bundle(settings: Settings, out: Path, logs: Sequence[Path]) -> None:
@@ -129,37 +104,41 @@ class Scrubber:
 
     def line(self, line: str) -> str | None:
         """One line, scrubbed; None where it is not one of ours."""
-        found = self._fields(_COLOURS.sub("", line))
+        line = _COLOURS.sub("", line)
+        found = _json_line(line) if line.startswith("{") else _console_line(line)
         if found is None:
             return None
-        return json.dumps({name: self._value(value) for name, value in found.items()})
+        head, fields = found
+        told = {name: self._value(name, value) for name, value in fields.items() if name in _SAFE}
+        return json.dumps(head | {name: value for name, value in told.items() if value is not None})
 
-    def _fields(self, line: str) -> dict[str, object] | None:
-        if line.startswith("{"):
-            try:
-                told = json.loads(line)
-            except ValueError:
-                return None
-            head = {name: told.pop(name, "") for name in ("timestamp", "level", "event")}
-            if not re.fullmatch(r"[a-z0-9_]+", str(head["event"])):
-                return None
-            return head | {name: value for name, value in told.items() if name in _SAFE}
-        match = _CONSOLE_LINE.match(line)
-        if match is None:
+    def _value(self, name: str, value: object) -> str | None:
+        """A value as it may go; None where it is not of the form that its field has."""
+        text, form = str(value), _SAFE[name]
+        if form.fullmatch(text) is None:
             return None
-        at, level, event, rest = match.groups()
-        fields = {name: value.strip("'\"") for name, value in _FIELD.findall(rest) if name in _SAFE}
-        return {"timestamp": at, "level": level, "event": event} | fields
+        return self._pseudonym(text) if form is _PSEUDONYM else text
 
-    def _value(self, value: object) -> object:
-        if value is None or isinstance(value, bool | int | float):
-            return value
-        text = str(value)
-        # A word without spaces, or nothing: free text may be anything.
-        return _UID.sub(self._pseudonym, text) if _WORDS.fullmatch(text) else "(text)"
+    def _pseudonym(self, uid: str) -> str:
+        return "uid-" + hmac.new(self._key, uid.encode(), "sha256").hexdigest()[:12]
 
-    def _pseudonym(self, uid: re.Match[str]) -> str:
-        return "uid-" + hmac.new(self._key, uid.group().encode(), "sha256").hexdigest()[:12]
+
+def _json_line(line: str) -> tuple[dict[str, str], dict[str, object]] | None:
+    try:
+        fields = json.loads(line)
+        head = {name: str(fields.pop(name)) for name in _HEAD}
+    except (ValueError, KeyError, AttributeError):
+        return None
+    return (head, fields) if all(_HEAD[name].fullmatch(text) for name, text in head.items()) else None
+
+
+def _console_line(line: str) -> tuple[dict[str, str], dict[str, object]] | None:
+    match = _CONSOLE_LINE.match(line)
+    if match is None:
+        return None
+    at, level, event, rest = match.groups()
+    fields: dict[str, object] = {name: value.strip("'\"") for name, value in _FIELD.findall(rest)}
+    return {"timestamp": at, "level": level, "event": event}, fields
 
 
 def _versions() -> dict[str, object]:

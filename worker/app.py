@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack
 
 from celery.signals import worker_ready
 
@@ -20,6 +21,7 @@ from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
 from worker.settings import Settings
+from worker.shadow import Shadow
 
 log = get_logger("worker")
 
@@ -35,12 +37,17 @@ def run_worker(settings: Settings) -> int:
     """
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
-    with Scorer(settings) as scorer, open_ledger(settings, migrate=True) as ledger:
+    with ExitStack() as stack:
+        scorer = stack.enter_context(Scorer(settings))
+        shadow = stack.enter_context(Shadow(settings.worker)) if settings.worker.shadow_bundle else None
+        ledger = stack.enter_context(open_ledger(settings, migrate=True))
         if (why := ledger.recalled_models().get(scorer.model.sha256)) is not None:
             raise ConfigurationError(
                 f"The model of {scorer.bundle.directory} was recalled: {why} Activate another one."
             )
-        pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
+        pipeline = Pipeline(
+            settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name, shadow=shadow
+        )
         app = celery_app(settings)
 
         @app.task(name=SCORE_STUDY)  # type: ignore[untyped-decorator]

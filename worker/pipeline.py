@@ -18,6 +18,7 @@ from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
 from worker.settings import Settings
+from worker.shadow import Shadow
 
 log = get_logger("pipeline")
 
@@ -35,13 +36,21 @@ class Pipeline:
     """One study from the doorbell to the ledger."""
 
     def __init__(
-        self, *, settings: Settings, spool: Spool, ledger: Ledger, scorer: Scorer, worker: str
+        self,
+        *,
+        settings: Settings,
+        spool: Spool,
+        ledger: Ledger,
+        scorer: Scorer,
+        worker: str,
+        shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
         self._ledger = ledger
         self._scorer = scorer
         self._worker = worker
+        self._shadow = shadow
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
@@ -124,6 +133,8 @@ class Pipeline:
             images=len(finding.scores),
             outcome=recorded,
         )
+        if self._shadow is not None and recorded is Recorded.RECORDED:
+            self._shadow.score(finding, self._ledger)
 
     def _record(self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput]) -> Recorded:
         try:

@@ -33,6 +33,9 @@ class WorkerSection(Section):
     models: Path = Path("covariance-data/models")
     """Directory of the bundles that `covariance model` installs. The one that it has activated scores, unless
     `bundle` names another."""
+    shadow_bundle: Path | None = None
+    """A second bundle that scores beside the first and writes nothing back; `covariance shadow` compares.
+    It costs the time of the engine once more. Unset: none."""
     engine: Literal["openvino"] = "openvino"
     """Inference engine."""
     engine_threads: int = Field(default=0, ge=0)

@@ -8,6 +8,7 @@ import tarfile
 from deploy.support import Scrubber
 from tests.deploy.site import ACCESSION, FAMILY, PATIENT_ID, STUDIES, scored_folder, site  # noqa: F401
 
+AT = "2026-11-25T10:00:00.000000Z"
 CONSOLE = (
     "   node │ 2026-11-25T10:00:00.000000Z [warning  ] object_refused                 address=10.0.0.9 "
     "calling_ae=KOWALCZYK station=receive status=0xA700 why='Kowalczyk^Jan does not fit'"
@@ -17,11 +18,19 @@ CONSOLE = (
 def test_no_patient_leaves_in_a_support_bundle(site, invoke, tmp_path):  # noqa: F811
     """Names and ids that stand in films, logs, AE titles and settings are in no file of the archive."""
     log = tmp_path / "node.log"
-    line = {"event": "object_filed", "level": "info", "timestamp": "t", "study": STUDIES[0], "filed": "new"}
+    line = {"event": "object_filed", "level": "info", "timestamp": AT, "study": STUDIES[0], "filed": "new"}
     lines = [
         json.dumps(line),
         json.dumps(
-            line | {"patient": FAMILY, "calling_ae": FAMILY, "why": f"{FAMILY}^Jan", "size": PATIENT_ID}
+            line
+            | {
+                "patient": FAMILY,
+                "calling_ae": FAMILY,
+                "why": f"{FAMILY}^Jan",
+                "size": PATIENT_ID,
+                "error": ACCESSION,
+                "study": PATIENT_ID,
+            }
         ),
         CONSOLE,
         f"Traceback: ValueError: PatientName {FAMILY}^Jan",
@@ -57,7 +66,7 @@ def test_no_patient_leaves_in_a_support_bundle(site, invoke, tmp_path):  # noqa:
 
 def test_a_study_has_one_pseudonym_within_a_bundle():
     """Lines of one study can still be read together; of two bundles they cannot."""
-    line = json.dumps({"event": "study_scored", "level": "info", "timestamp": "t", "study": STUDIES[0]})
+    line = json.dumps({"event": "study_scored", "level": "info", "timestamp": AT, "study": STUDIES[0]})
     scrub = Scrubber()
     assert scrub.line(line) == scrub.line(line)
     assert STUDIES[0] not in scrub.line(line)

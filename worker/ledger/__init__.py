@@ -38,6 +38,7 @@ from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
 from worker.ledger.retry import QuarantinedImage, Retry
+from worker.ledger.shadows import Shadows, ShadowScore
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
@@ -71,6 +72,7 @@ __all__ = [
     "SelectedStudy",
     "Selection",
     "SentObject",
+    "ShadowScore",
     "StudyRecord",
     "StudySummary",
     "TrailEvent",
@@ -81,7 +83,9 @@ __all__ = [
 _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
-class Ledger(Intake, Results, Commitments, Outbox, Retention, Retry, Again, Recalls, Refusals, Trail, Views):
+class Ledger(
+    Intake, Results, Commitments, Outbox, Retention, Retry, Again, Recalls, Shadows, Refusals, Trail, Views
+):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
     def verify(
