@@ -49,10 +49,32 @@ _CODE = re.compile(r"[A-Za-z_]{1,40}")
 _PSEUDONYM = re.compile(r"\d+(?:\.\d+){2,}")
 _SAFE = {
     **dict.fromkeys(
-        ["attempt", "code", "count", "depth", "destinations", "exit_status", "failures", "files", "generation", "images", "port", "queue", "restart_in", "rung", "size", "status", "studies", "tls_port", "worst_logit"],
+        [
+            "attempt",
+            "code",
+            "count",
+            "depth",
+            "destinations",
+            "exit_status",
+            "failures",
+            "files",
+            "generation",
+            "images",
+            "port",
+            "queue",
+            "restart_in",
+            "rung",
+            "size",
+            "status",
+            "studies",
+            "tls_port",
+            "worst_logit",
+        ],
         _NUMBER,
     ),
-    **dict.fromkeys(["decision", "error", "filed", "outcome", "program", "reason", "state", "station", "step"], _CODE),
+    **dict.fromkeys(
+        ["decision", "error", "filed", "outcome", "program", "reason", "state", "station", "step"], _CODE
+    ),
     **dict.fromkeys(["object", "study", "transaction"], _PSEUDONYM),
 }
 """The fields that go, and the form that a value must have: numbers, codes and UIDs. A field is what its name
