@@ -20,6 +20,7 @@ from deploy.commands import (
     diagnosis,
     engines,
     films,
+    keeping,
     models,
     services,
     studies,
@@ -53,6 +54,7 @@ app = typer.Typer(
 _NOUNS = (
     services,
     films,
+    keeping,
     studies,
     corrections,
     models,

@@ -35,6 +35,7 @@ from worker.settings import (
     Destination,
     HeartbeatSection,
     Settings,
+    WorkerSection,
     load_settings,
 )
 from worker.syslog import SyslogServer
@@ -52,6 +53,7 @@ _HEAD = """\
 """
 _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
+    WorkerSection: {"shadow_bundle": "bundles/next-model"},
     TlsSection: {"crl": "tls/revoked.pem"},
     HeartbeatSection: {"tls": {"authorities": "tls/node.pem", "certificate": "tls/beat.pem"}},
     Destination: {

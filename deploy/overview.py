@@ -224,7 +224,9 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
             head += (
                 f", p={result.probability:.3f} (threshold {result.threshold:.3f}, {result.operating_point})"
             )
-        if result.superseded_at:
+        if result.recalled_at:
+            head += ", recalled"
+        elif result.superseded_at:
             head += ", superseded"
         yield (
             f"{head}, {result.model_name} {result.model_version} on {result.engine}",

@@ -48,7 +48,7 @@ class StorageServer:
         self._tls = settings.tls
         self._spool = spool
         self._on_filed = on_filed
-        self._contexts = _contexts(node.sop_classes, node.set_aside_sop_classes)
+        self._contexts = contexts_of(node.sop_classes, node.set_aside_sop_classes)
         self._access = self._read_access(settings)
         metrics.MAXIMUM_ASSOCIATIONS.set(node.maximum_associations)
         self._seats = Seats(node.maximum_associations)
@@ -169,7 +169,8 @@ class StorageServer:
         return Refusal(Status.UNRECOGNISED_OPERATION)
 
 
-def _contexts(images: tuple[str, ...], others: tuple[str, ...]) -> tuple[PresentationContext, ...]:
+def contexts_of(images: tuple[str, ...], others: tuple[str, ...]) -> tuple[PresentationContext, ...]:
+    """What the listener takes: the classes of images, and others that are kept and never scored."""
     uncompressed = uids.TRANSFER_SYNTAXES[:3]
     contexts = [supported(uids.VERIFICATION, uncompressed), supported(uids.STORAGE_COMMITMENT, uncompressed)]
     for sop_class in (*images, *others):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import ExitStack
 
 from celery.signals import worker_ready
 
@@ -27,6 +28,7 @@ from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
 from worker.settings import Settings
+from worker.shadow import Shadow
 
 log = get_logger("worker")
 
@@ -45,16 +47,18 @@ def run_worker(settings: Settings) -> int:
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
     serving = threading.Event()
-    with (
-        _endpoint(settings, serving),
-        Scorer(settings) as scorer,
-        open_ledger(settings, migrate=True) as ledger,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(_endpoint(settings, serving))
+        scorer = stack.enter_context(Scorer(settings))
+        shadow = stack.enter_context(Shadow(settings.worker)) if settings.worker.shadow_bundle else None
+        ledger = stack.enter_context(open_ledger(settings, migrate=True))
         if (why := ledger.recalled_models().get(scorer.model.sha256)) is not None:
             raise ConfigurationError(
                 f"The model of {scorer.bundle.directory} was recalled: {why} Activate another one."
             )
-        pipeline = Pipeline(settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name)
+        pipeline = Pipeline(
+            settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name, shadow=shadow
+        )
         app = celery_app(settings)
 
         @app.task(name=SCORE_STUDY)  # type: ignore[untyped-decorator]

@@ -23,6 +23,7 @@ from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
 from worker.settings import Settings
+from worker.shadow import Shadow
 from worker.stations import station
 
 log = get_logger("pipeline")
@@ -41,7 +42,14 @@ class Pipeline:
     """One study from the doorbell to the ledger."""
 
     def __init__(
-        self, *, settings: Settings, spool: Spool, ledger: Ledger, scorer: Scorer, worker: str
+        self,
+        *,
+        settings: Settings,
+        spool: Spool,
+        ledger: Ledger,
+        scorer: Scorer,
+        worker: str,
+        shadow: Shadow | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -49,6 +57,7 @@ class Pipeline:
         self._scorer = scorer
         self._worker = worker
         self._heartbeats = heartbeat_uids(settings)
+        self._shadow = shadow
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
@@ -156,6 +165,8 @@ class Pipeline:
             images=len(finding.scores),
             outcome=recorded,
         )
+        if self._shadow is not None and recorded is Recorded.RECORDED and not self._is_heartbeat(claim):
+            self._shadow.score(finding, self._ledger)
 
     def _count(self, claim: Claim, finding: StudyFinding, outcome: str) -> None:
         metrics.OUTCOMES.labels(outcome).inc()

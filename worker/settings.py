@@ -35,6 +35,9 @@ class WorkerSection(Section):
     models: Path = Path("covariance-data/models")
     """Directory of the bundles that `covariance model` installs. The one that it has activated scores, unless
     `bundle` names another."""
+    shadow_bundle: Path | None = None
+    """A second bundle that scores beside the first and writes nothing back; `covariance shadow` compares.
+    It costs the time of the engine once more. Unset: none."""
     engine: Literal["auto", EngineName] = "auto"
     """Inference engine. `auto`: TensorRT or torch where they and a GPU are, else OpenVINO on the CPU."""
     fallback: Literal["none", "cpu"] = "none"

@@ -15,6 +15,7 @@ Digest = Annotated[str, typer.Argument(metavar="DIGEST", help="bundle_sha256, or
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(model, name="model", rich_help_panel="Operate")
+    app.command(rich_help_panel="Operate")(shadow)
 
 
 @model.command()
@@ -64,3 +65,14 @@ def rollback() -> None:
     from worker.settings import load_settings
 
     roll_back(load_settings())
+
+
+def shadow(
+    digest: Annotated[str, typer.Argument(metavar="[DIGEST]", help="Only this shadow.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say how far the bundle of worker.shadow_bundle agrees with the one in use, on live traffic."""
+    from deploy.shadow import print_shadow
+    from worker.settings import load_settings
+
+    print_shadow(load_settings(), shadow=digest, as_json=as_json)

@@ -40,6 +40,7 @@ from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
 from worker.ledger.retry import QuarantinedImage, Retry
+from worker.ledger.shadows import Shadows, ShadowScore
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
@@ -77,6 +78,7 @@ __all__ = [
     "SelectedStudy",
     "Selection",
     "SentObject",
+    "ShadowScore",
     "StudyRecord",
     "StudySummary",
     "TrailEvent",
@@ -98,6 +100,7 @@ class Ledger(
     Retry,
     Again,
     Recalls,
+    Shadows,
     Refusals,
     Trail,
     Views,

@@ -351,3 +351,30 @@ class RecalledModel(Base):
     recalled_at: Mapped[datetime]
     why: Mapped[str]
     """One sentence of whoever recalled it."""
+
+
+class ShadowScore(Base):
+    """What a second bundle said of a film, beside the first. It is no result and goes nowhere."""
+
+    __tablename__ = "shadow_scores"
+    __table_args__ = (
+        UniqueConstraint(
+            "study_instance_uid",
+            "generation",
+            "sop_instance_uid",
+            "shadow_sha256",
+            name="uq_shadow_scores_film",
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str]
+    generation: Mapped[int]
+    sop_instance_uid: Mapped[str]
+    model_sha256: Mapped[str]
+    positive: Mapped[bool]
+    probability: Mapped[float]
+    shadow_sha256: Mapped[str]
+    shadow_positive: Mapped[bool]
+    shadow_probability: Mapped[float]
+    recorded_at: Mapped[datetime]

@@ -112,6 +112,7 @@ def _purgeable(rule: PurgeRule) -> Select[str, int, int]:
             _rests(rule),
             ~_stays(rule),
             ~_unproven(rule),
+            ~_recalled(),
         )
         .group_by(Image.study_instance_uid)
         .order_by(func.min(Image.received_at), Image.study_instance_uid)
@@ -153,3 +154,10 @@ def _unproven(rule: PurgeRule) -> ColumnElement[bool]:
         Output.result_id == Result.id,
         or_(open_somewhere, ~exists().where(mine)),
     )
+
+
+def _recalled() -> ColumnElement[bool]:
+    """Whether a recall has left it without a result: its films are needed to score it again."""
+    mine = Result.study_instance_uid == Study.study_instance_uid
+    in_force = exists().where(mine, Result.superseded_at.is_(None))
+    return and_(exists().where(mine, Result.recalled_at.is_not(None)), ~in_force)

@@ -11,7 +11,7 @@ import pytest
 from dicom_node import uids
 from dicom_node.errors import Permanent, Reason
 from worker.findings import KeptOutput, Role
-from worker.ledger import JobState, Selection
+from worker.ledger import JobState, PurgeRule, Selection
 
 DIGEST = "a" * 64
 
@@ -153,3 +153,15 @@ def test_quarantine_is_released_by_reason(ledger, given):
     assert given.ends("1.3")["1.3.1.1"] == ("quarantined", Reason.NOT_A_NUMBER)
     assert ledger.release_quarantine() == ["1.3"]
     assert ledger.quarantined() == []
+
+
+def test_films_of_a_recalled_study_stay(ledger, given, clock):
+    """Proven results let films go; a recall keeps them until the study is scored again."""
+    given.scored("1.2", "1.2.1.1")
+    for due in ledger.due_deliveries("pacs", 10):
+        ledger.deliveries_sent({due.delivery_id: 0})
+        ledger.delivery_verified(due.delivery_id)
+    rule = PurgeRule(received_before=clock.now)
+    assert [one.study_instance_uid for one in ledger.purgeable(rule)] == ["1.2"]
+    ledger.recall(ledger.results_of(DIGEST)[0], {})
+    assert ledger.purgeable(rule) == []

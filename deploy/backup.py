@@ -1,0 +1,237 @@
+"""`covariance backup` and `restore`: ledger and spool, in an order that loses nothing.
+
+While the ledger takes no writer, the outbox is copied and the ledger is: what the ledger then says is still
+to be sent is in the copy, byte for byte, because nothing is proven or dropped meanwhile. The films come
+after: whoever has come since is in the spool and not yet in the ledger, which is what the reconciler is for.
+What was purged in between is gone, and was proven before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from sqlalchemy import URL, Engine, make_url
+
+from dicom_node.durable import synchronise
+from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
+from dicom_node.logs import configure_logs
+from dicom_node.settings import child_environment
+from worker.ledger import ChainHead, migrate, open_ledger
+from worker.ledger.store import make_engine, transaction
+from worker.settings import Settings
+
+_LEDGER = {"sqlite": "ledger.sqlite3", "postgresql": "ledger.dump"}
+_UNDER_LOCK = ("outbox", "reports", "refusals")
+_MANIFEST = "backup.json"
+
+
+class Manifest(BaseModel):
+    """What a backup holds; it is written last, so that a backup without it is none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    made_at: datetime
+    version: str
+    backend: str
+    events: int
+    head: str
+    ledger_sha256: str
+    files: int
+    """Files of the spool."""
+
+
+def back_up(settings: Settings, directory: Path) -> None:
+    """Write a backup into a directory that is not there yet, or empty.
+
+    Raises:
+        ConfigurationError: the directory holds something, or a program of PostgreSQL is missing.
+        Retryable: database or disk is away.
+    """
+    configure_logs(level="ERROR")
+    _claim(directory)
+    root, copy = settings.spool.path, directory / "spool"
+    copy.mkdir(mode=0o700)
+    backend = make_url(settings.database.url).get_backend_name()
+    with open_ledger(settings, migrate=False) as ledger:
+        engine = make_engine(settings.database.url)
+        try:
+            with transaction(engine, writes=True):
+                for name in _UNDER_LOCK:
+                    _copy(root / name, copy / name)
+                _dump(settings, directory / _LEDGER[backend])
+                head = ledger.head()
+        finally:
+            engine.dispose()
+    _copy(root / "studies", copy / "studies")
+    files = sum(1 for one in copy.rglob("*") if one.is_file())
+    manifest = Manifest(
+        made_at=datetime.now(UTC),
+        version=version("covariance"),
+        backend=backend,
+        events=head.events,
+        head=head.hash,
+        ledger_sha256=_digest(directory / _LEDGER[backend]),
+        files=files,
+    )
+    path = directory / _MANIFEST
+    path.write_text(manifest.model_dump_json(indent=2) + "\n")
+    os.sync()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{files} files of the spool and {head.events} events are in {directory}.")
+    console.print(f"Keep the head elsewhere: {head.events}:{head.hash}")
+
+
+def restore(settings: Settings, directory: Path) -> None:
+    """Bring a backup back to where the settings point; nothing may be there yet.
+
+    Raises:
+        ConfigurationError: it is no backup, it is damaged, or something is there already.
+        CovarianceError: the audit trail that was restored is not the one that was backed up.
+    """
+    configure_logs(level="ERROR")
+    manifest = _read(directory)
+    root, source = settings.spool.path, directory / "spool"
+    backend = make_url(settings.database.url).get_backend_name()
+    if backend != manifest.backend:
+        raise ConfigurationError(f"The backup is of {manifest.backend}, and database.url names {backend}.")
+    if root.exists() and any(root.iterdir()):
+        raise ConfigurationError(f"{root} is not empty: move it aside, or set another spool.path.")
+    dump = directory / _LEDGER[backend]
+    if _digest(dump) != manifest.ledger_sha256:
+        raise ConfigurationError(f"{dump} is not what was backed up.")
+    if sum(1 for one in source.rglob("*") if one.is_file()) != manifest.files:
+        raise ConfigurationError(f"{source} does not hold the {manifest.files} files that were backed up.")
+    _load(settings, dump)
+    _copy(source, root)
+    os.sync()
+    with open_ledger(settings, migrate=True) as ledger:
+        noted = {ChainHead(events=manifest.events, hash=manifest.head): f"the backup {directory}"}
+        found = ledger.verify(noted)
+        if not found.ok:
+            raise CovarianceError(f"The audit trail is not the one that was backed up. {found.sentence}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{manifest.files} files and {manifest.events} events of {manifest.made_at:%Y-%m-%d %H:%M} UTC."
+    )
+    console.print("Start `covariance up`: it goes on from there. Films of since then must be sent again.")
+
+
+def _claim(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise ConfigurationError(f"{directory} is not empty: name a new directory for each backup.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a tree whose files come and go: what is gone meanwhile is passed over."""
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, entry in _entries(source):
+        if entry.is_dir():
+            _copy(entry, target / name)
+        else:
+            try:
+                shutil.copyfile(entry, target / name)
+                # Arrival times order a study; retention and the reconciler go by them.
+                shutil.copystat(entry, target / name)
+            except FileNotFoundError:
+                (target / name).unlink(missing_ok=True)
+    if source.is_dir():
+        shutil.copystat(source, target)
+
+
+def _entries(source: Path) -> Iterator[tuple[str, Path]]:
+    try:
+        yield from ((one.name, one) for one in sorted(source.iterdir()))
+    except FileNotFoundError:
+        return
+
+
+def _dump(settings: Settings, target: Path) -> None:
+    url = make_url(settings.database.url)
+    if url.get_backend_name() == "sqlite":
+        # The online backup of SQLite: it reads beside the writers.
+        with (
+            closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
+        return
+    _postgresql(url, ["pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--file={target}"])
+
+
+def _load(settings: Settings, dump: Path) -> None:
+    url = make_url(settings.database.url)
+    if url.get_backend_name() == "sqlite":
+        path = Path(url.database or "")
+        if path.exists():
+            raise ConfigurationError(f"{path} is there already: move it aside, or set another database.url.")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(dump, path)
+        path.chmod(0o600)
+        synchronise(path.parent)
+        return
+    engine = make_engine(settings.database.url)
+    try:
+        if migrate.revisions(engine)[0] is not None:
+            raise ConfigurationError(
+                "The database of database.url holds a ledger already: name an empty one."
+            )
+        _postgresql(
+            url,
+            ["pg_restore", "--no-owner", "--no-acl", "--exit-on-error", "--single-transaction", str(dump)],
+        )
+        _grant(engine)
+    finally:
+        engine.dispose()
+
+
+def _grant(engine: Engine) -> None:
+    for statement in migrate.grant(engine):
+        Console(highlight=False, soft_wrap=True).print(f"To be run by hand first: {statement};")
+
+
+def _postgresql(url: URL, command: list[str]) -> None:
+    """Run a program of PostgreSQL against the database; its password goes by the environment."""
+    plain = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    environment = {**child_environment(), **({"PGPASSWORD": url.password} if url.password else {})}
+    try:
+        done = subprocess.run(
+            [*command, f"--dbname={plain}"], env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{command[0]} is not installed: it comes with PostgreSQL's client."
+        ) from None
+    if done.returncode:
+        first = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+        raise Retryable(f"{command[0]} failed: {first[:200]}")
+
+
+def _read(directory: Path) -> Manifest:
+    try:
+        return Manifest.model_validate(json.loads((directory / _MANIFEST).read_text()))
+    except (OSError, ValueError, ValidationError):
+        raise ConfigurationError(
+            f"{directory} holds no complete backup: {_MANIFEST} is missing or torn."
+        ) from None
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,131 @@
+"""Backup and restore: what was restored goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+
+from deploy.backup import back_up, restore
+from dicom_node.errors import ConfigurationError
+from dicom_node.spool import Spool
+from tests.deploy.site import STUDIES, film, scored_folder, site, spool_film  # noqa: F401 (fixtures)
+from tests.worker.build import settings_in, written
+from tests.worker.ledger.conftest import cluster  # noqa: F401 (a fixture)
+from worker.ledger import open_ledger
+from worker.settings import Settings
+
+
+def test_a_restored_site_goes_on(site, tmp_path):  # noqa: F811
+    """Results that were due are sent from the restored outbox; a film that came meanwhile is found."""
+    spool_film(site.spool, film("1.2.840.79"))  # in the spool, and not yet in the ledger
+    back_up(site.settings, tmp_path / "backup")
+    shutil.rmtree(site.spool.root)
+    for file in tmp_path.glob("ledger.sqlite3*"):
+        file.unlink()
+    restore(site.settings, tmp_path / "backup")
+    site.deliver()
+    assert all(len(site.held("plain", study)) == 2 for study in STUDIES)
+    with site.ledger() as ledger:
+        ledger.register("1.2.840.79", site.spool.instances("1.2.840.79"))
+        assert ledger.announceable() == ["1.2.840.79"]
+        assert ledger.verify().ok
+
+
+def test_nothing_that_is_there_is_overwritten(site, tmp_path):  # noqa: F811
+    """Neither a backup, nor a spool, nor a ledger."""
+    back_up(site.settings, tmp_path / "backup")
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        back_up(site.settings, tmp_path / "backup")
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        restore(site.settings, tmp_path / "backup")
+    shutil.rmtree(site.spool.root)
+    with pytest.raises(ConfigurationError, match="is there already"):
+        restore(site.settings, tmp_path / "backup")
+
+
+def test_a_damaged_backup_is_refused(site, tmp_path):  # noqa: F811
+    """A byte of the ledger, a film that is missing, a backup that was not finished."""
+    elsewhere = settings_in(tmp_path / "elsewhere")
+    for number, damage in enumerate(("ledger.sqlite3", "film", "backup.json")):
+        directory = tmp_path / f"backup{number}"
+        back_up(site.settings, directory)
+        path = next(directory.rglob("*.dcm")) if damage == "film" else directory / damage
+        if damage == "ledger.sqlite3":
+            path.write_bytes(path.read_bytes() + b"\0")
+        else:
+            path.unlink()
+        with pytest.raises(ConfigurationError):
+            restore(elsewhere, directory)
+        assert not (tmp_path / "elsewhere" / "ledger.sqlite3").exists()
+
+
+def test_a_backup_beside_writers_holds_what_its_ledger_needs(tmp_path):
+    """Every output that the copied ledger has as due is in the copied outbox, however busy it was."""
+    settings = settings_in(tmp_path / "site")
+    spool = Spool(settings.spool.path)
+    (tmp_path / "site").mkdir()
+    spool.prepare()
+    stop = threading.Event()
+    with open_ledger(settings, migrate=True) as ledger:
+        written(ledger, spool, "1.2.1")
+
+        def work():
+            number = 2
+            while not stop.is_set():
+                written(ledger, spool, f"1.2.{number}")
+                for due in ledger.due_deliveries("pacs", 2):
+                    ledger.deliveries_sent({due.delivery_id: 0})
+                    ledger.delivery_verified(due.delivery_id)
+                for output in ledger.outputs_to_drop():
+                    spool.outbox.drop(output.path)
+                    ledger.outputs_dropped([output.sop_instance_uid])
+                number += 1
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            for number in range(3):
+                back_up(settings, tmp_path / f"backup{number}")
+        finally:
+            stop.set()
+            worker.join()
+    for number in range(3):
+        target = settings_in(tmp_path / f"restored{number}")
+        restore(target, tmp_path / f"backup{number}")
+        with open_ledger(target, migrate=False) as ledger:
+            due = ledger.due_deliveries("pacs", 1000)
+            assert due
+            assert [one for one in due if not one.path.is_file()] == []
+
+
+def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
+    """By pg_dump and pg_restore, with its triggers and its rights."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
+
+    from worker.ledger.store import make_engine, transaction
+
+    old, new = cluster.new_database(), cluster.new_database()
+
+    def at(url: str, folder: str) -> Settings:
+        return settings_in(tmp_path / folder, database={"url": url})
+
+    spool = Spool(at(old, "a").spool.path)
+    (tmp_path / "a").mkdir()
+    spool.prepare()
+    with open_ledger(at(old, "a"), migrate=True) as ledger:
+        written(ledger, spool, "1.2.3")
+        head = ledger.head()
+    back_up(at(old, "a"), tmp_path / "backup")
+    restore(at(new, "b"), tmp_path / "backup")
+    with open_ledger(at(new, "b"), migrate=False) as ledger:
+        assert ledger.head() == head
+        assert all(one.path.is_file() for one in ledger.due_deliveries("pacs", 10))
+    engine = make_engine(new)
+    with pytest.raises(DBAPIError, match="append-only"), transaction(engine, writes=True) as connection:
+        connection.execute(text("DELETE FROM events"))
+    engine.dispose()
+    with pytest.raises(ConfigurationError, match="holds a ledger already"):
+        restore(at(new, "c"), tmp_path / "backup")
