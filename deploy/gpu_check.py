@@ -80,8 +80,8 @@ def build_engine(settings: Settings) -> None:
     finally:
         engine.close()
     Console().print(
-        f"{engine.name} ({engine.precision}) is ready in {settings.worker.engine_cache} after {seconds:.1f} s; "
-        f"it differs from the model by {parity.logit:.4f} in a logit and {parity.cam:.4f} of a map at most."
+        f"{engine.name} ({engine.precision}) is ready in {settings.worker.engine_cache} after {seconds:.1f} "
+        f"s; it differs from the model by {parity.logit:.4f} in a logit and {parity.cam:.4f} of a map at most."
     )
 
 
@@ -145,7 +145,7 @@ def _measure(engine: Engine, bundle: Bundle, batches: Iterable[int], seconds: fl
     for batch in batches:
         pixels_B1HW = films_B1HW[np.arange(batch) % len(films_B1HW)]
         engine.infer(pixels_B1HW)
-        times = []
+        times: list[float] = []
         began = time.perf_counter()
         while len(times) < _FEWEST_ROUNDS or time.perf_counter() - began < seconds:
             started = time.perf_counter()
@@ -173,9 +173,8 @@ def _told(card: Card) -> str:
 
 
 def _print(console: Console, checks: Iterable[EngineCheck], card: Card | None) -> None:
-    table = Table(
-        "engine", "batch", "images/s", "p50 ms", "p99 ms", "logit off", "map off", "ready s", box=None
-    )
+    columns = ("engine", "batch", "images/s", "p50 ms", "p99 ms", "logit off", "map off", "ready s")
+    table = Table(*columns, box=None)
     for check in checks:
         if check.parity is None:
             console.print(f"{check.wanted}: not run. {check.why_not}", soft_wrap=True, highlight=False)
@@ -190,4 +189,4 @@ def _print(console: Console, checks: Iterable[EngineCheck], card: Card | None) -
     if card:
         known = [text for word, text in ROOFLINES.items() if word in card.name]
         console.print(f"Bounds: {known[0]}" if known else "Bounds of this card are not known here.")
-    console.print("Off: from torch in float32, over the golden cases and every batch size, at worst.")
+    console.print("Off: from torch in float32 at worst, over golden cases and batch sizes.")
