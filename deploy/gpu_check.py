@@ -19,7 +19,7 @@ from dicom_node.logs import configure_logs
 from worker import preprocess
 from worker.bundle import Bundle
 from worker.engines import DeviceUnavailable, Engine
-from worker.engines.select import open_named, resolve
+from worker.engines.select import candidates, open_first, open_named
 from worker.engines.tensorrt.cuda import Card, Cuda
 from worker.parity import Parity, measure_parity
 from worker.settings import EngineName, Settings
@@ -71,9 +71,8 @@ def build_engine(settings: Settings) -> None:
     """
     configure_logs(level="INFO", style=settings.log.style)
     bundle = _bundle(settings)
-    name = resolve(settings.worker.engine)
     started = time.monotonic()
-    engine = open_named(name, bundle, settings.worker)
+    engine = open_first(candidates(settings.worker.engine), bundle, settings.worker)
     seconds = time.monotonic() - started
     try:
         parity = measure_parity(bundle, engine)
@@ -81,7 +80,7 @@ def build_engine(settings: Settings) -> None:
         engine.close()
     Console().print(
         f"{engine.name} ({engine.precision}) is ready in {settings.worker.engine_cache} after {seconds:.1f} "
-        f"s; it differs from the model by {parity.logit:.4f} in a logit and {parity.cam:.4f} of a map at most."
+        f"s. From the model it is off by {parity.logit:.4f} in a logit and {parity.cam:.4f} in a map at most."
     )
 
 
