@@ -19,7 +19,7 @@ from dicom_node.logs import configure_logs
 from worker import preprocess
 from worker.bundle import Bundle
 from worker.engines import DeviceUnavailable, Engine
-from worker.engines.select import open_named, resolve
+from worker.engines.select import candidates, open_first, open_named
 from worker.engines.tensorrt.cuda import Card, Cuda
 from worker.parity import Parity, measure_parity
 from worker.settings import EngineName, Settings
@@ -71,18 +71,16 @@ def build_engine(settings: Settings) -> None:
     """
     configure_logs(level="INFO", style=settings.log.style)
     bundle = _bundle(settings)
-    name = resolve(settings.worker.engine)
     started = time.monotonic()
-    engine = open_named(name, bundle, settings.worker)
+    engine = open_first(candidates(settings.worker.engine), bundle, settings.worker)
     seconds = time.monotonic() - started
     try:
         parity = measure_parity(bundle, engine)
     finally:
         engine.close()
     Console().print(
-        f"{engine.name} ({engine.precision}) is ready in {settings.worker.engine_cache} "
-        f"after {seconds:.1f} s; it differs from the model by {parity.logit:.4f} in a logit and "
-        f"{parity.cam:.4f} of a map at most."
+        f"{engine.name} ({engine.precision}) is ready in {settings.worker.engine_cache} after {seconds:.1f} "
+        f"s. From the model it is off by {parity.logit:.4f} in a logit and {parity.cam:.4f} in a map at most."
     )
 
 
@@ -174,9 +172,8 @@ def _told(card: Card) -> str:
 
 
 def _print(console: Console, checks: Iterable[EngineCheck], card: Card | None) -> None:
-    table = Table(
-        "engine", "batch", "images/s", "p50 ms", "p99 ms", "logit off", "map off", "ready s", box=None
-    )
+    columns = ("engine", "batch", "images/s", "p50 ms", "p99 ms", "logit off", "map off", "ready s")
+    table = Table(*columns, box=None)
     for check in checks:
         if check.parity is None:
             console.print(f"{check.wanted}: not run. {check.why_not}", soft_wrap=True, highlight=False)
@@ -191,4 +188,4 @@ def _print(console: Console, checks: Iterable[EngineCheck], card: Card | None) -
     if card:
         known = [text for word, text in ROOFLINES.items() if word in card.name]
         console.print(f"Bounds: {known[0]}" if known else "Bounds of this card are not known here.")
-    console.print("Off: from torch in float32, over the golden cases and every batch size, at worst.")
+    console.print("Off: from torch in float32 at worst, over golden cases and batch sizes.")

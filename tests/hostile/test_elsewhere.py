@@ -46,6 +46,22 @@ ELSEWHERE = {
     "a decoder that hangs": "worker/test_guard.py::test_a_child_that_hangs",
     "a decoder that crashes": "worker/test_guard.py::test_a_film_that_crashes_every_child",
     "films larger than the budget": "worker/test_guard.py::test_a_bomb",
+    # Engines
+    "an ONNX that does not parse": "worker/engines/test_tensorrt_builder.py::"
+    "test_a_model_that_cannot_be_built_is_refused_in_one_sentence",
+    "a plan of another version, card or driver": "worker/engines/test_plan_cache.py::"
+    "test_another_key_is_another_plan",
+    "a plan with another digest": "worker/engines/test_plan_cache.py::"
+    "test_a_plan_with_another_digest_is_built_again",
+    "a plan that others may write": "worker/engines/test_plan_cache.py::"
+    "test_what_others_could_write_is_not_run",
+    "too little GPU memory": "worker/engines/test_cuda.py::test_too_little_memory_is_said",
+    "a batch over the profile": "worker/engines/test_batching.py::"
+    "test_a_batch_over_the_largest_bucket_is_refused",
+    "no number out of the network": "worker/test_scorer.py::"
+    "test_no_number_is_the_film_s_fault_or_the_engine_s",
+    "a device that hangs": "worker/engines/test_batching.py::test_a_device_that_hangs_is_lost",
+    "a device that is lost": "integration/test_device_loss.py::test_a_lost_device_costs_no_study",
     # Semantics
     "lateral, CT, hand, colour, many frames": "worker/test_eligibility.py::"
     "test_what_is_not_analysed_has_its_reason",

@@ -57,7 +57,7 @@ class MicroBatcher:
             max_batch: films in one batch at most.
             max_wait: seconds that a film waits for others at most, while the device is idle.
             callers: threads that may call `infer`; once all of them wait, nothing else can come.
-            hung_seconds: seconds for one film from handing in to its result, after which the device is lost.
+            hung_seconds: seconds for one batch, after which the device is lost.
 
         Raises:
             ConfigurationError: whatever `open_engine` raises.
@@ -67,6 +67,7 @@ class MicroBatcher:
         self._changed = threading.Condition()
         self._waiting: deque[_Film] = deque()
         self._inside = 0
+        self._running_since: float | None = None
         self._closing = False
         self._lost: DeviceLost | None = None
         opened: Future[Engine] = Future()
@@ -97,14 +98,7 @@ class MicroBatcher:
             self._inside += 1
             self._changed.notify_all()
         try:
-            found = [film.found.result(self._hung_seconds) for film in films]
-        except NotInTime:
-            raise self._lose(
-                DeviceLost(
-                    f"The device has not answered for {self._hung_seconds:g} s: this process ends, and its "
-                    "studies go to another."
-                )
-            ) from None
+            found = [self._result(film) for film in films]
         finally:
             with self._changed:
                 self._inside -= 1
@@ -119,6 +113,18 @@ class MicroBatcher:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(0 if self._lost else self._hung_seconds)
+
+    def _result(self, film: _Film) -> _Found:
+        while True:
+            try:
+                return film.found.result(self._hung_seconds)
+            except NotInTime:
+                # A long line is no hang: what counts is how long the batch in work has taken.
+                since = self._running_since
+                if since is not None and time.monotonic() - since >= self._hung_seconds:
+                    break
+        sentence = f"The device has not answered for {self._hung_seconds:g} s: this process ends, and its "
+        raise self._lose(DeviceLost(sentence + "studies go to another."))
 
     def _serve(self, open_engine: Callable[[], Engine], opened: Future[Engine]) -> None:
         try:
@@ -149,6 +155,7 @@ class MicroBatcher:
             return [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
 
     def _run(self, engine: Engine, films: list[_Film]) -> None:
+        self._running_since = time.monotonic()
         try:
             found = engine.infer(np.stack([film.pixels_1HW for film in films]))
         except DeviceLost as error:
@@ -161,6 +168,8 @@ class MicroBatcher:
         else:
             for film, logit, cam_hw in zip(films, found.logits_B, found.cams_Bhw, strict=True):
                 film.found.set_result((logit, cam_hw))
+        finally:
+            self._running_since = None
 
     def _lose(self, error: DeviceLost) -> DeviceLost:
         """Answer all that waits, and whatever comes later, with the loss; the first one counts."""

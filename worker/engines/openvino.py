@@ -24,6 +24,8 @@ class OpenVinoEngine:
     """Runs `model.onnx` on the CPU. Any number of threads may call `infer`."""
 
     batches: tuple[int, ...] = (1,)
+    pinned: bool
+    """Whether its threads keep their cores; OpenVINO does so only where the machine lets it."""
 
     def __init__(self, bundle: Bundle, settings: WorkerSection) -> None:
         """Compile the model, or take it compiled from the cache.
@@ -61,6 +63,7 @@ class OpenVinoEngine:
             self._logit, self._cam = compiled.output("logit"), compiled.output("cam")
         except (RuntimeError, OSError) as error:
             raise ConfigurationError(f"OpenVINO cannot compile {bundle.model_path}: {error}.") from None
+        self.pinned = bool(compiled.get_property("ENABLE_CPU_PINNING"))
         self._idle: queue.SimpleQueue[InferRequest] = queue.SimpleQueue()
         for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
             self._idle.put(compiled.create_infer_request())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from worker import metrics
 from worker.bundle import Bundle
@@ -26,19 +26,33 @@ def open_engine(bundle: Bundle, settings: WorkerSection) -> Engine:
     Raises:
         ConfigurationError: it cannot run here, or does not agree with the model.
     """
-    name = resolve(settings.engine)
+    wanted = candidates(settings.engine)
     try:
-        return open_named(name, bundle, settings)
+        return open_first(wanted, bundle, settings)
     except (DeviceUnavailable, DeviceLost) as error:
-        if name == "openvino":
-            raise
-        if settings.fallback != "cpu":
+        if settings.fallback != "cpu" or "openvino" in wanted:
             raise DeviceUnavailable(str(error)) from None
-        log.warning("engine_falls_back", wanted=name, why=str(error))
+        log.warning("engine_falls_back", wanted=wanted, why=str(error))
     engine = open_named("openvino", bundle, settings)
     # It stands in every result that comes of it.
-    engine.name = f"{engine.name} in place of {name}"
+    engine.name = f"{engine.name} in place of {wanted[0]}"
     return engine
+
+
+def open_first(wanted: Sequence[EngineName], bundle: Bundle, settings: WorkerSection) -> Engine:
+    """Open the first engine that has its device here.
+
+    Raises:
+        ConfigurationError: none has (`DeviceUnavailable`), or it does not agree with the model.
+        DeviceLost: it began to run, and failed.
+    """
+    *others, last = wanted
+    for name in others:
+        try:
+            return open_named(name, bundle, settings)
+        except DeviceUnavailable as error:
+            log.warning("engine_passed_over", engine=name, why=str(error))
+    return open_named(last, bundle, settings)
 
 
 def open_named(name: EngineName, bundle: Bundle, settings: WorkerSection) -> Engine:
@@ -64,22 +78,17 @@ def open_named(name: EngineName, bundle: Bundle, settings: WorkerSection) -> Eng
     return engine
 
 
-def resolve(wanted: str) -> EngineName:
-    """The engine that `auto` means here, told without loading any; else the one that is wanted."""
+def candidates(wanted: Literal["auto"] | EngineName) -> tuple[EngineName, ...]:
+    """The engines to try for a setting, in order; for `auto` told without loading any."""
     if wanted != "auto":
-        return _known(wanted)
-    if not driver_is_here():
-        return "openvino"
-    if _installed("cuda") and any(_installed(module) for module in MODULES):
-        return "tensorrt"
-    return "torch" if _installed("torch") and _installed("onnx") else "openvino"
-
-
-def _known(name: str) -> EngineName:
-    for known in _OPENERS:
-        if name == known:
-            return known
-    raise ConfigurationError(f"There is no engine {name}: set worker.engine to auto, {', '.join(_OPENERS)}.")
+        return (wanted,)
+    found: list[EngineName] = []
+    if driver_is_here():
+        if _installed("cuda") and any(_installed(module) for module in MODULES):
+            found.append("tensorrt")
+        if _installed("torch") and _installed("onnx"):
+            found.append("torch")
+    return tuple(found) or ("openvino",)
 
 
 def _installed(module: str) -> bool:

@@ -183,6 +183,19 @@ def test_a_device_that_hangs_is_lost(clerk, threads):
     clerk.go.set()
 
 
+def test_a_long_line_is_no_hang():
+    """A film waits longer than a batch may take when many batches are before it, and gets its result."""
+
+    class Slow(Clerk):
+        def infer(self, pixels_B1HW) -> Inference:
+            time.sleep(0.25)  # the time that this device takes, which is what is tested
+            return super().infer(pixels_B1HW)
+
+    batcher = MicroBatcher(Slow, max_batch=1, max_wait=0.0, callers=1, hung_seconds=2.0)
+    assert list(batcher.infer(films(*range(12))).logits_B) == list(range(12))
+    batcher.close()
+
+
 def test_an_engine_that_does_not_open_is_refused_where_it_was_asked_for():
     """What opening raises is raised in the thread that wants the engine."""
 

@@ -11,9 +11,9 @@ import pytest
 
 from dicom_node.errors import ConfigurationError
 from tests.worker.build import settings_in
-from worker.engines import DeviceLost, DeviceUnavailable
-from worker.engines.select import open_engine, open_named, resolve
-from worker.engines.tensorrt.cuda import driver_is_here, failure
+from worker.engines import DeviceUnavailable
+from worker.engines.select import candidates, open_engine, open_named
+from worker.engines.tensorrt.cuda import driver_is_here
 from worker.guard import Decoders
 from worker.phantom import phantom_dataset
 from worker.settings import WorkerSection
@@ -29,7 +29,7 @@ def settings(tmp_path):
 
 def test_without_a_driver_auto_is_the_cpu_engine(bundle, settings):
     """`auto`, the default, serves with OpenVINO where there is no GPU, and loads nothing to find out."""
-    assert resolve(settings().engine) == "openvino"
+    assert candidates(settings().engine) == ("openvino",)
     engine = open_engine(bundle, settings())
     assert engine.name.startswith("openvino")
     assert "in place of" not in engine.name
@@ -77,18 +77,6 @@ def test_unusable_settings_are_named(values, where):
     """An engine that does not exist, and a batch that no profile holds, are refused by name."""
     with pytest.raises(ValueError, match=where):
         WorkerSection(**values)
-
-
-def test_a_cuda_error_means_what_it_means_by_when_it_comes():
-    """At the start it is a matter for the operator; under way the device is lost and the studies are not."""
-    opening = failure("cudaErrorNoDevice", "cudaSetDevice", serving=False)
-    assert isinstance(opening, DeviceUnavailable)
-    full = failure("cudaErrorMemoryAllocation", "cudaMalloc", serving=False)
-    assert isinstance(full, DeviceUnavailable)
-    assert "too little free memory" in str(full)
-    lost = failure("cudaErrorIllegalAddress", "cudaStreamSynchronize", serving=True)
-    assert isinstance(lost, DeviceLost)
-    assert "cudaErrorIllegalAddress" in str(lost)
 
 
 def test_the_cpu_engine_loads_neither_torch_nor_cuda(tmp_path):
