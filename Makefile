@@ -9,10 +9,10 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom clean
+.PHONY: help demo serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom images images-smoke images-sbom clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.serving ## Whole way with a stand-in PACS (PACS=host:port/AET, STUDIES=path, VERIFY=find)
 	@$(BIN)/covariance demo $(if $(PACS),--pacs '$(PACS)') $(if $(STUDIES),--studies '$(STUDIES)') $(if $(VERIFY),--verify '$(VERIFY)')
@@ -67,6 +67,15 @@ sbom: .venv/.securing ## Write what serving installs to build/sbom.cdx.json (Cyc
 	    --mc-type application --output-reproducible --validate --output-file build/sbom.cdx.json
 	@echo 'Written: build/sbom.cdx.json'
 
+images: ## Build the containers (ENGINE=docker, podman or buildah; as root without an engine)
+	@deploy/containers/build
+
+images-smoke: .venv/.developing ## Send a study through the built containers, beside PostgreSQL, Redis and Orthanc (root)
+	@$(BIN)/python -m tests.images
+
+images-sbom: .venv/.securing ## Write what is in each built container to build/sbom-*.cdx.json
+	@$(BIN)/python deploy/containers/sbom.py node ops worker-cpu
+
 clean: ## Remove what was built (the .venv stays)
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -85,7 +94,7 @@ clean: ## Remove what was built (the .venv stays)
 
 .venv/.developing: .venv/.uv pyproject.toml uv.lock
 	@echo 'Installing what development needs (torch included; the first time takes minutes)'
-	@$(SYNC) --extra embedded --extra postgresql --extra tracing --extra training --group test --group check
+	@$(SYNC) --extra embedded --extra postgresql --extra tracing --extra training --group test --group engines --group check
 	@touch $@ .venv/.serving
 
 .venv/.securing: .venv/.uv pyproject.toml uv.lock

@@ -18,11 +18,13 @@ from deploy.commands import (
     corrections,
     demonstration,
     diagnosis,
+    engines,
     films,
     keeping,
     models,
     services,
     studies,
+    upkeep,
     workers,
 )
 from dicom_node.errors import ConfigurationError, CovarianceError
@@ -58,7 +60,9 @@ _NOUNS = (
     models,
     workers,
     diagnosis,
+    engines,
     configuration,
+    upkeep,
     demonstration,
 )
 for noun in _NOUNS:

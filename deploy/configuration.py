@@ -33,6 +33,7 @@ from worker.settings import (
     DEFAULT_BUNDLE,
     DatabaseSection,
     Destination,
+    HeartbeatSection,
     Settings,
     WorkerSection,
     load_settings,
@@ -54,6 +55,7 @@ _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
     WorkerSection: {"shadow_bundle": "bundles/next-model"},
     TlsSection: {"crl": "tls/revoked.pem"},
+    HeartbeatSection: {"tls": {"authorities": "tls/node.pem", "certificate": "tls/beat.pem"}},
     Destination: {
         "name": "pacs",
         "ae_title": "PACS",
@@ -252,6 +254,9 @@ def warnings_of(settings: Settings) -> Iterator[str]:
         yield "No [[destinations]]: results are kept here and sent nowhere."
     if not settings.node.allowed_callers and not settings.node.callers:
         yield "node.callers and node.allowed_callers are empty: any AE title may send."
+    titles = settings.node.caller_titles
+    if settings.heartbeat.every_minutes and titles and settings.heartbeat.calling_ae not in titles:
+        yield "heartbeat.calling_ae is not in node.allowed_callers or node.callers: the node will reject it."
     key: FieldInfo = DatabaseSection.model_fields["patient_hash_key"]
     if settings.database.patient_hash_key == key.default:
         yield "database.patient_hash_key is the development key: set your own before real films come."

@@ -11,10 +11,11 @@ from rich.markup import escape
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import configure_logs
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.ledger import open_ledger
 from worker.model_store import ModelStore, Stored, bundle_in_use
+from worker.parity import replay_golden
 from worker.settings import DEFAULT_BUNDLE, Settings
 
 

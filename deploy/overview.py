@@ -19,8 +19,11 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import CovarianceError
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool
+from worker.heartbeat import heartbeat_age
 from worker.ledger import DeliveryRecord, DeliveryState, Ledger, StudyRecord, open_ledger
+from worker.senders import silences
 from worker.settings import Settings
+from worker.silence import SILENT_BELOW
 
 _STYLES = {
     "positive": "bold red",
@@ -45,6 +48,8 @@ def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
         state = {
             "spool": _spool(settings, ledger),
             "queue": {"waiting": Dispatcher(broker.reachable(settings)).depth()},
+            "silence": {sender: asdict(one) for sender, one in silences(settings, ledger).items()},
+            "heartbeat": _heartbeat(settings, ledger),
             **asdict(ledger.status()),
             "last_studies": [asdict(one) for one in ledger.studies(studies)],
         }
@@ -73,6 +78,20 @@ def _spool(settings: Settings, ledger: Ledger) -> dict[str, int]:
     }
 
 
+def _heartbeat(settings: Settings, ledger: Ledger) -> dict[str, float | None] | None:
+    if not settings.heartbeat.every_minutes:
+        return None
+    return {"age_seconds": heartbeat_age(settings, ledger)}
+
+
+def _silence(found: Mapping[str, Mapping[str, Any]]) -> Text:
+    parts = []
+    for sender, one in found.items():
+        told = f"{sender} {one['observed']} in {one['hours']} h, usually {one['usual']:g}"
+        parts.append(Text(told, "bold red" if one["probability"] < SILENT_BELOW else ""))
+    return Text(", ").join(parts)
+
+
 def _stations(state: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -83,6 +102,11 @@ def _stations(state: Mapping[str, Any]) -> Table:
         f"{spool['unregistered']} not registered yet, {spool['free_bytes'] / 1e9:.0f} GB free",
     )
     table.add_row("queue", "the broker does not answer" if depth is None else f"{depth} waiting")
+    if state["silence"]:
+        table.add_row("senders", _silence(state["silence"]))
+    if state["heartbeat"]:
+        age = state["heartbeat"]["age_seconds"]
+        table.add_row("heartbeat", "none has come through" if age is None else f"{age:.0f} s old")
     table.add_row("images", _counts(state["images"]))
     for name in ("by_policy", "quarantined"):
         if state[name]:

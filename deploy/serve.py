@@ -6,7 +6,7 @@ import signal
 import threading
 
 from deploy.stack import announce_ready, die_with_parent
-from dicom_node import failpoints
+from dicom_node import failpoints, tracing
 from dicom_node.logs import configure_logs
 from worker.settings import Settings, load_settings
 
@@ -15,12 +15,13 @@ def serve_node(ready_fd: int | None) -> None:
     """Receive until SIGTERM or SIGINT."""
     from dicom_node.main import run_node  # noqa: PLC0415 (each process loads only what it runs)
 
-    run_node(_begin(ready_fd), ready=lambda _port: announce_ready(ready_fd), read=load_settings)
+    settings = _begin(ready_fd, "node")
+    run_node(settings, ready=lambda _port: announce_ready(ready_fd), read=load_settings)
 
 
 def serve_worker(ready_fd: int | None) -> int:
     """Score until SIGTERM, SIGINT or `drain`; return the exit code."""
-    settings = _begin(ready_fd)
+    settings = _begin(ready_fd, "worker")
     from celery.signals import worker_ready  # noqa: PLC0415
 
     from worker.app import run_worker  # noqa: PLC0415
@@ -31,7 +32,7 @@ def serve_worker(ready_fd: int | None) -> int:
 
 def serve_deliver(ready_fd: int | None) -> None:
     """Deliver until SIGTERM or SIGINT."""
-    settings = _begin(ready_fd)
+    settings = _begin(ready_fd, "deliver")
     from worker.office import run_deliver  # noqa: PLC0415
 
     stop = threading.Event()
@@ -41,10 +42,11 @@ def serve_deliver(ready_fd: int | None) -> None:
     run_deliver(settings, stop)
 
 
-def _begin(ready_fd: int | None) -> Settings:
+def _begin(ready_fd: int | None, process: str) -> Settings:
     if ready_fd is not None:
         die_with_parent()
     settings = load_settings()
     configure_logs(level=settings.log.level, style=settings.log.style)
     failpoints.arm()
+    tracing.start(settings.tracing, process)
     return settings

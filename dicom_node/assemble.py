@@ -15,6 +15,9 @@ class Assembler:
         self._cap = cap_seconds
         self._open: dict[str, tuple[float, float]] = {}
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def arrived(self, study_instance_uid: str, now: float) -> None:
         """Note that an object of the study has arrived."""
         first, _ = self._open.get(study_instance_uid, (now, now))

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from dicom_node import wire
+from dicom_node import metrics, wire
 from dicom_node.callers import Origin
 from dicom_node.dimse import MAXIMUM_COMMAND_BYTES, RESPONSE, Command, Field, Operation
 from dicom_node.doorman import Doorman
@@ -97,9 +97,11 @@ class Acceptor:
         try:
             self._negotiate_and_serve()
         except ProtocolError as error:
+            metrics.ABORTED.labels("protocol").inc()
             log.warning("association_aborted", address=self._origin.address, why=str(error))
             self._abort()
         except ConnectionLost as error:
+            metrics.ABORTED.labels("lost").inc()
             log.warning("association_lost", address=self._origin.address, why=str(error))
             self._abort()
         finally:
@@ -126,9 +128,11 @@ class Acceptor:
             answer, self._terms = request.accept(self._policy)
             self._wire.send(answer)
             self._wire.expect_data_sets()
-            self._serve_established()
+            with metrics.ASSOCIATIONS.track_inprogress():
+                self._serve_established()
 
     def _reject(self, request: Request, rejection: Rejection) -> None:
+        metrics.rejected(rejection)
         # Titles are printable: a request with control characters in one cannot be read (`Request`).
         log.warning(
             "association_rejected",

@@ -109,7 +109,8 @@ class Workbench:
             try:
                 if before is not None and path.stat().st_mtime >= before.timestamp():
                     continue
-                with path.open("rb") as file:
+                # For writing, although nothing is written: NFS gives no exclusive lock else (flock(2)).
+                with path.open("r+b") as file:
                     # The lock dies with its process: who still writes is left alone.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()

@@ -41,6 +41,7 @@ POINTS = {
     "pipeline.after_register": "the images of a study are registered",
     "pipeline.after_claim": "its job is claimed",
     "scorer.after_decode": "its images are read",
+    "scorer.before_infer": "they are about to go to the engine; `raise` means that its device is lost",
     "pipeline.after_infer": "there is a finding",
     "outbox.after_keep": "an output is kept, and not recorded",
     "pipeline.after_record": "the result is recorded",

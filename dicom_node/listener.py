@@ -14,6 +14,7 @@ from typing import Any
 
 from dicom_node.doorman import Doorman
 from dicom_node.logs import get_logger
+from dicom_node.metrics import REFUSED_CONNECTIONS
 from dicom_node.refusals import Refused
 
 log = get_logger("listener")
@@ -46,10 +47,12 @@ class Connections:
             if self._closing:
                 return False
             if len(self._open) >= self._maximum:
+                REFUSED_CONNECTIONS.labels("maximum").inc()
                 self._doorman.refused(Refused.CONNECTIONS, address)
                 self._tell(address, "node.maximum_connections are open")
                 return False
             if self._from[address] >= self._per_address:
+                REFUSED_CONNECTIONS.labels("maximum_per_address").inc()
                 self._doorman.refused(Refused.CONNECTIONS_FROM_THERE, address)
                 self._tell(address, "node.maximum_connections_per_address are open from there")
                 return False

@@ -9,8 +9,10 @@ import signal
 import time
 from collections.abc import Callable
 
+from dicom_node import metrics
 from dicom_node.assemble import Assembler
 from dicom_node.dispatch import Dispatcher
+from dicom_node.endpoint import Endpoint
 from dicom_node.logs import get_logger
 from dicom_node.memory import give_back_buffers
 from dicom_node.reload import Reloader
@@ -32,6 +34,9 @@ class Node:
         self._server = StorageServer(settings, self._spool, self._filed)
         self._assembler = Assembler(settings.assembly.quiet_seconds, settings.assembly.cap_seconds)
         self._dispatcher = Dispatcher(settings)
+        self._endpoint = _endpoint(settings, self._spool)
+        metrics.MINIMUM_FREE.set(settings.spool.minimum_free_bytes)
+        metrics.ASSEMBLING.set_function(lambda: len(self._assembler))
         self._reloader = Reloader(settings, read, self._server.reload)
         # Studies that something arrived for, None to stop. A SimpleQueue may be filled by a signal handler.
         self._arrivals: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -41,11 +46,13 @@ class Node:
         self._spool.prepare()
         port = self._server.start()
         self._reloader.start()
+        self._endpoint.start()
         try:
             if ready is not None:
                 ready(port)
             self._ring_until_stopped()
         finally:
+            self._endpoint.stop()
             self._reloader.stop()
             self._server.stop()
             self._dispatcher.close()
@@ -72,7 +79,19 @@ class Node:
                     return
                 self._assembler.arrived(arrived, time.monotonic())
             for study in self._assembler.due(time.monotonic()):
-                log.info("study_released", study=study, rung=self._dispatcher.ring(study))
+                rung = self._dispatcher.ring(study)
+                metrics.RELEASED.labels("yes" if rung else "no").inc()
+                log.info("study_released", study=study, rung=rung)
+
+
+def _endpoint(settings: NodeSettings, spool: Spool) -> Endpoint:
+    section = settings.metrics
+    return Endpoint(
+        metrics.process_registry("node", {"spool": spool.root}, metrics.REGISTRY),
+        host=section.host,
+        port=section.node_port,
+        readiness=spool.objection,
+    )
 
 
 def run_node(

@@ -6,10 +6,13 @@ again; only what will never be readable is refused for good.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from dicom_node import metrics, tracing
 from dicom_node.dimse import Command, Field
+from dicom_node.durable import SpoolFull
 from dicom_node.failpoints import reach
 from dicom_node.header import UnreadableDataSet
 from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance
@@ -45,10 +48,13 @@ class StoreReception:
         self._arrival = Arrival(
             calling_ae=calling_ae, called_ae=called_ae, address=address, received_at=datetime.now(UTC)
         )
+        self._began = time.monotonic()
         self._refusal: Status | None = None
         self._incoming: Incoming | None = None
         if self._sop_class_uid != context.abstract_syntax:
-            self._refuse(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "class is not that of its context")
+            self._refuse(
+                Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "class is not that of its context", "class_mismatch"
+            )
         else:
             self._open(spool)
 
@@ -56,7 +62,7 @@ class StoreReception:
         try:
             self._incoming = spool.receive()
         except Exception as error:  # noqa: BLE001 (C-STORE handler)
-            self._refuse(Status.OUT_OF_RESOURCES, type(error).__name__)
+            self._refuse_for_want(error)
 
     def write(self, fragment: memoryview) -> None:
         """Take a part of the data set; after a refusal the rest of it only passes by."""
@@ -65,10 +71,11 @@ class StoreReception:
         try:
             self._incoming.write(fragment)
         except Exception as error:  # noqa: BLE001 (C-STORE handler)
-            self._refuse(Status.OUT_OF_RESOURCES, type(error).__name__)
+            self._refuse_for_want(error)
         else:
             if self._incoming.size > self._maximum_bytes:
-                self._refuse(Status.OUT_OF_RESOURCES, "object larger than node.maximum_object_bytes")
+                why = "object larger than node.maximum_object_bytes"
+                self._refuse(Status.OUT_OF_RESOURCES, why, "too_large")
 
     def finish(self) -> Status:
         """Make the object durable and announce it; return the status to answer."""
@@ -78,9 +85,9 @@ class StoreReception:
         try:
             return self._file(incoming)
         except UnreadableDataSet as error:
-            return self._refuse(Status.CANNOT_UNDERSTAND, str(error))
+            return self._refuse(Status.CANNOT_UNDERSTAND, str(error), "unreadable")
         except Exception as error:  # noqa: BLE001 (C-STORE handler)
-            return self._refuse(Status.OUT_OF_RESOURCES, type(error).__name__)
+            return self._refuse_for_want(error)
         finally:
             incoming.discard()
 
@@ -90,9 +97,8 @@ class StoreReception:
             self._sop_class_uid,
             self._sop_instance_uid,
         ):
-            return self._refuse(
-                Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "data set is not what the command says"
-            )
+            why = "data set is not what the command says"
+            return self._refuse(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, why, "command_mismatch")
         instance, filed = incoming.file(identity, self._transfer_syntax_uid, self._arrival)
         log.info(
             "object_filed",
@@ -102,6 +108,12 @@ class StoreReception:
             size=instance.size,
             calling_ae=instance.calling_ae,
         )
+        sender = metrics.SENDERS.label(instance.calling_ae)
+        metrics.RECEIVED.labels(sender, filed.value, "").inc()
+        metrics.RECEIVED_BYTES.labels(sender).inc(instance.size)
+        seconds = time.monotonic() - self._began
+        metrics.RECEIVE_SECONDS.observe(seconds)
+        tracing.span("receive", instance.study_instance_uid, seconds=seconds)
         if filed is not Filed.DUPLICATE:
             self._announce(instance)
         reach("receive.before_response")
@@ -114,8 +126,14 @@ class StoreReception:
             # It is on the disk, so it is ours: the reconciler finds what was not announced.
             log.error("object_not_announced", object=instance.sop_instance_uid, error=type(error).__name__)
 
-    def _refuse(self, status: Status, why: str) -> Status:
+    def _refuse_for_want(self, error: Exception) -> Status:
+        reason = "spool_full" if isinstance(error, SpoolFull) else "storage_failed"
+        return self._refuse(Status.OUT_OF_RESOURCES, type(error).__name__, reason)
+
+    def _refuse(self, status: Status, why: str, reason: str) -> Status:
         self.discard()
+        sender = metrics.SENDERS.label(self._arrival.calling_ae)
+        metrics.RECEIVED.labels(sender, "refused", reason).inc()
         self._refusal = status
         log.warning(
             "object_refused",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node import tls, uids
+from dicom_node import metrics, tls, uids
 from dicom_node.association import Acceptor, Reception, Refusal, Seats
 from dicom_node.callers import AllowList, Origin
 from dicom_node.commitment import ReportReception
@@ -50,6 +50,7 @@ class StorageServer:
         self._on_filed = on_filed
         self._contexts = contexts_of(node.sop_classes, node.set_aside_sop_classes)
         self._access = self._read_access(settings)
+        metrics.MAXIMUM_ASSOCIATIONS.set(node.maximum_associations)
         self._seats = Seats(node.maximum_associations)
         self._doorman = Doorman(spool.refusals.keep)
         self._connections = Connections(
@@ -99,7 +100,9 @@ class StorageServer:
             maximum_pdu=node.maximum_pdu_bytes,
         )
         # Whether there is a port with TLS was decided at the start.
-        return _Access(policy=policy, tls=tls.server_context(settings.tls) if self._tls.enabled else None)
+        access = _Access(policy=policy, tls=tls.server_context(settings.tls) if self._tls.enabled else None)
+        metrics.SENDERS.know(settings.node.caller_titles)
+        return access
 
     def stop(self) -> None:
         """Stop listening, let what is on its way to the disk end, and close every association."""
@@ -126,6 +129,7 @@ class StorageServer:
                 connection.settimeout(self._tls.handshake_timeout)  # for all of the handshake
                 connection.do_handshake()
             except OSError as error:
+                metrics.REFUSED_CONNECTIONS.labels("tls").inc()
                 log.warning("tls_refused", address=address, why=tls.in_words(error))
                 if reason := tls.refused(error):
                     self._doorman.refused(reason, address)

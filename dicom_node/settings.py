@@ -1,6 +1,7 @@
-"""Settings of the node: one TOML file, overridden by `COVARIANCE_*` variables.
+"""Settings of the node: one TOML file, overridden by files with secrets and by `COVARIANCE_*` variables.
 
-`COVARIANCE_CONFIG` names the file; `COVARIANCE_NODE__PORT=11112` sets `[node] port`.
+`COVARIANCE_CONFIG` names the file; `COVARIANCE_NODE__PORT=11112` sets `[node] port`; `COVARIANCE_SECRETS`
+names a directory whose file `database__url` sets `[database] url`.
 This is the only file, with `worker.settings`, that looks at the environment.
 """
 
@@ -28,8 +29,10 @@ from pydantic_settings import (
 
 from dicom_node import uids
 from dicom_node.errors import ConfigurationError
+from dicom_node.secret_files import SecretFiles
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
+SECRETS_DIRECTORY = "COVARIANCE_SECRETS"
 FAILPOINTS = "COVARIANCE_FAILPOINTS"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
@@ -101,6 +104,12 @@ class NodeSection(Section):
     set_aside_sop_classes: tuple[str, ...] = (uids.CT_IMAGE, uids.COMPREHENSIVE_3D_SR)
     """Classes accepted so that a router that sends whole studies does not fail; never scored."""
 
+    @property
+    def caller_titles(self) -> tuple[str, ...]:
+        """Every title that may send, once; empty where anyone may."""
+        titles = (*self.allowed_callers, *(caller.ae_title for caller in self.callers))
+        return tuple(dict.fromkeys(title.strip() for title in titles))
+
     @model_validator(mode="after")
     def _a_title_is_bound_or_not(self) -> Self:
         free = {title.strip() for title in self.allowed_callers}
@@ -169,6 +178,33 @@ class LogSection(Section):
     """`json` for a collector, `console` for people."""
 
 
+class MetricsSection(Section):
+    """An HTTP port of each process: `/metrics` for Prometheus, `/healthz` and `/readyz`. 0 opens none."""
+
+    host: str = "127.0.0.1"
+    """Address that the ports listen on. There is no login: keep them from who need not see them."""
+    node_port: Port = 0
+    """Of the node; 9464 is what the files in deploy/monitoring expect."""
+    worker_port: Port = 0
+    """Of the worker; 9465 there. Several workers of one machine each need their own."""
+    deliver_port: Port = 0
+    """Of the deliverer; 9466 there."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = [port for port in (self.node_port, self.worker_port, self.deliver_port) if port]
+        if len(set(ports)) != len(ports):
+            raise ValueError("two processes have the same port; give each its own")
+        return self
+
+
+class TracingSection(Section):
+    """Traces by OpenTelemetry (extra `tracing`): one a study, over all processes."""
+
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Collector, as OTLP over HTTP (`http://127.0.0.1:4318/v1/traces`); empty: no traces."""
+
+
 class NodeSettings(BaseSettings):
     """All that the node needs to know."""
 
@@ -186,6 +222,8 @@ class NodeSettings(BaseSettings):
     assembly: AssemblySection = AssemblySection()
     queue: QueueSection = QueueSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
 
     @classmethod
     def settings_customise_sources(
@@ -196,13 +234,19 @@ class NodeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order of precedence: arguments, environment, file."""
+        """Order of precedence: arguments, environment, secrets, file."""
         path = os.environ.get(CONFIGURATION_FILE)
         if path and not Path(path).is_file():
             # pydantic-settings would take every default in silence.
             raise FileNotFoundError(f"there is no file {path}")
         file = TomlConfigSettingsSource(settings_cls, toml_file=path)
-        return init_settings, env_settings, file
+        secrets = os.environ.get(SECRETS_DIRECTORY)
+        return (
+            init_settings,
+            env_settings,
+            SecretFiles(settings_cls, Path(secrets) if secrets else None),
+            file,
+        )
 
     @model_validator(mode="after")
     def _a_port_is_open(self) -> Self:

@@ -72,6 +72,20 @@ class Spool:
             make_directory(self.root / name)
         self._workbench.sweep()
 
+    def objection(self) -> str | None:
+        """Why an object could not be kept now, in one sentence; None where it could."""
+        try:
+            part = self._workbench.open()
+            try:
+                part.append(b"\0")
+            finally:
+                part.discard()
+        except SpoolFull:
+            return "The spool has less free space than spool.minimum_free_bytes."
+        except OSError as error:
+            return f"The spool cannot be written: {error.strerror}."
+        return None
+
     def sweep(self, *, before: datetime) -> None:
         """Remove the temporary files of processes that are gone, last written to before a moment."""
         self._workbench.sweep(before=before)

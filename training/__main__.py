@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
 from training import checkpoint, datasets, floor, splits
+from training.candidates import read_candidates
 from training.card import CARD, write_card
 from training.device import best_device
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
+from training.explain.examine import explain as explain_maps
+from training.explain.examine import served, trained
+from training.explain.explanation import read_explanation, write_explanation
 from training.export import export as export_bundle
 from training.leave_out import leave_one_source_out
 from training.provenance import Provenance, RunRecord, sources_of
-from training.report import Pictures, write_report
+from training.reliability import RELIABILITY, draw_reliability
+from training.report.page import Pictures, write_report
 from training.reproduce import report_films
 from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings
@@ -93,6 +98,38 @@ def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
 
 
 @app.command()
+def explain(
+    *,
+    data: Data,
+    run: Annotated[Path | None, typer.Option(help="Run directory whose checkpoint is tested.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Or the bundle whose model is.")] = None,
+    split: Annotated[str, typer.Option(help="Whose films are looked at.")] = "dev",
+    films: Annotated[int, typer.Option(min=1, help="Films of each class for what takes many passes.")] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed draws other films and weights.")] = 0,
+    cache: Cache = Path("build"),
+) -> None:
+    """Test the maps: do they point into the lungs, show what was learnt, and mark what the score rests on?"""
+    if (run is None) == (bundle is None):
+        raise ConfigurationError("Name either a run or a bundle to explain.")
+    if split not in datasets.SPLITS:
+        raise ConfigurationError(f"`{split}` is not a split: choose one of {', '.join(datasets.SPLITS)}.")
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    network = trained(run, _evaluation(run, rows)) if run else served(cast(Path, bundle))
+    explanation = explain_maps(network, rows, inputs_NHW, split=split, sample=films, seed=seed)
+    write_explanation(cast(Path, run or bundle), explanation)
+    for found in explanation.pointing:
+        log.info(
+            "pointing",
+            map=found.map,
+            films_of=found.films_of,
+            mass=str(found.location.mass),
+            lung_share=str(found.location.lung_share),
+            pointing=str(found.location.pointing),
+        )
+
+
+@app.command()
 def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Version = "0.0.1") -> None:
     """Write the bundle and its model card from an evaluated run."""
     rows = datasets.read_rows(data)
@@ -103,10 +140,13 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
         run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
         sources=sources_of(rows),
         evaluation=evaluation,
+        explanation=read_explanation(run, evaluation.checkpoint_sha256, evaluation.data_sha256),
+        candidates=read_candidates(),
     )
     manifest = export_bundle(
         model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
     )
+    draw_reliability(evaluation.calibration, bundle / RELIABILITY)
     (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
     log.info("bundle_written", version=version, model=manifest.model.sha256)
 

@@ -1,4 +1,4 @@
-"""What a trained network is worth: calibration and thresholds from `dev`, figures beside the floor."""
+"""What a trained network is worth: temperature and thresholds from `dev`, figures beside the floor."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from training import datasets, metrics
+from training.calibration import Calibration, PredictiveValue, calibrate, predictive_values
 from training.datasets import TRAINABLE_LICENCES, Row
 from training.floor import fit_floor
 from training.metrics import Estimate
 from worker.bundle import OperatingPoint
+
+UNSEEN = "srcbal, every patient not learnt from"
 
 
 class Figures(BaseModel):
@@ -45,6 +48,10 @@ class Evaluation(BaseModel):
     operating_points: tuple[OperatingPoint, ...]
     """The first is in use; all are chosen on `dev`."""
     figures: tuple[Figures, ...]
+    calibration: tuple[Calibration, ...] = ()
+    """On `dev`, `test` and every `srcbal` film not learnt from; empty in older evaluations."""
+    predictive_values: tuple[PredictiveValue, ...] = ()
+    """On the same rows but `dev`, where the points were chosen."""
     interval: Literal["95 % percentile bootstrap over patients"] = "95 % percentile bootstrap over patients"
 
 
@@ -70,19 +77,30 @@ def evaluate(
     points = metrics.operating_points(labels_N[dev_N], scores_N[dev_N], "dev")
     floor_N = fit_floor(statistics_N8[learnt_N], labels_N[learnt_N]).predict_proba(statistics_N8)[:, 1]
     patients_N = np.array([row.patient_group for row in rows])
+    sets = {name: set_N for name, set_N in _sets(rows).items() if 0 < labels_N[set_N].sum() < set_N.sum()}
     figures = [
         _measure(
             name, labels_N[set_N], scores_N[set_N], floor_N[set_N], patients_N[set_N], points[0].probability
         )
-        for name, set_N in _sets(rows).items()
-        if 0 < labels_N[set_N].sum() < set_N.sum()
+        for name, set_N in sets.items()
     ]
+    calibrated = {name: sets[name] for name in ("dev", "test", UNSEEN) if name in sets}
     return Evaluation(
         checkpoint_sha256=checkpoint_sha256,
         data_sha256=datasets.digest(rows),
         temperature=temperature,
         operating_points=points,
         figures=tuple(figures),
+        calibration=tuple(
+            calibrate(name, labels_N[set_N], logits_N[set_N], patients_N[set_N], temperature)
+            for name, set_N in calibrated.items()
+        ),
+        predictive_values=tuple(
+            value
+            for name, set_N in calibrated.items()
+            if name != "dev"
+            for value in predictive_values(name, labels_N[set_N], scores_N[set_N], patients_N[set_N], points)
+        ),
     )
 
 
@@ -104,7 +122,7 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
         "test": split["test"],
         "test, redistributable films": split["test"] & free,
         "srcbal, dev and test": (split["dev"] | split["test"]) & balanced,
-        "srcbal, every patient not learnt from": balanced & unseen,
+        UNSEEN: balanced & unseen,
     }
 
 

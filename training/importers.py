@@ -1,7 +1,7 @@
 """Weights to begin with, from other people's files and from our own: all of them fit, or none is taken.
 
-The network's `features` are replaced, its head never. A file is read as tensors only: a pickled object
-could run its author's code, so it is refused.
+The network's `features` are replaced, its head only by a bundle's. A file is read as tensors only: a pickled
+object could run its author's code, so it is refused.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from torch import Tensor
 
 from dicom_node.errors import ConfigurationError
 from training.densenet import INPUT_DEVIATION, INPUT_MEAN, DenseNet121
+from training.reopen import reopen
+from worker.bundle import Bundle
 
-RANDOM = "random"
+RANDOM, BUNDLE = "random", "bundle"
 _CONV, _NORM = "features.conv0.weight", "features.norm0"
 _COUNTER = ".num_batches_tracked"
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
@@ -74,7 +76,8 @@ def load_init(model: DenseNet121, init: str) -> str:
         model: changed only when every tensor fits.
         init: `random`; `chexnet:PATH`, the `model.pth.tar` of arnoweng/CheXNet; `xrv:PATH`, the
             `state_dict` of a TorchXRayVision `densenet121-res224`; `pretrained:PATH`, our own weights, of
-            a checkpoint its average. A path that ends in `.safetensors` is read as such.
+            a checkpoint its average; `bundle:DIRECTORY`, all of a bundle's network, head included. A path
+            that ends in `.safetensors` is read as such.
 
     Returns:
         What was loaded: `random`, or kind, file name and SHA-256.
@@ -86,8 +89,14 @@ def load_init(model: DenseNet121, init: str) -> str:
     if init == RANDOM:
         return init
     kind, _, name = init.partition(":")
+    if kind == BUNDLE and name:
+        bundle = Bundle(Path(name))
+        model.load_state_dict(reopen(bundle).state_dict())
+        return (
+            f"{BUNDLE}:{bundle.manifest.name} {bundle.manifest.version} sha256:{bundle.manifest.model.sha256}"
+        )
     if kind not in _SOURCES or not name:
-        kinds = ", ".join(f"`{kind}:PATH`" for kind in _SOURCES)
+        kinds = ", ".join(f"`{kind}:PATH`" for kind in (*_SOURCES, BUNDLE))
         raise ConfigurationError(f"`{init}` names no weights to begin with: say `{RANDOM}`, {kinds}.")
     path, source = Path(name), _SOURCES[kind]
     try:

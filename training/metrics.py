@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,10 @@ def bootstrap(
     metric: Metric, labels_N: Labels, scores_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0
 ) -> Estimate:
     """A metric with its 95 % percentile interval over resampled patients."""
-    places = np.arange(len(labels_N))
-    drawn = (np.repeat(places, counts) for counts in resamples(labels_N, patients_N, seed=seed))
-    values = [metric(labels_N[chosen], scores_N[chosen]) for chosen in drawn]
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Estimate(value=metric(labels_N, scores_N), low=float(low), high=float(high))
+    drawn = draws(labels_N, patients_N, seed=seed)
+    return estimate(
+        metric(labels_N, scores_N), [metric(labels_N[chosen], scores_N[chosen]) for chosen in drawn]
+    )
 
 
 def resamples(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) -> NDArray[np.intp]:
@@ -83,6 +82,28 @@ def resamples(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) 
         if 0 < counts_N[labels_N].sum() < counts_N.sum():
             kept.append(counts_N)
     return np.stack(kept)
+
+
+def draws(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """The resamples one after the other, each as the indices of its films."""
+    places = np.arange(len(labels_N))
+    for counts_N in resamples(labels_N, patients_N, seed=seed):
+        yield np.repeat(places, counts_N)
+
+
+def bootstrap_mean(values_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0) -> Estimate:
+    """The mean of a figure of each film, with its 95 % interval over resampled patients."""
+    random = np.random.default_rng(seed)
+    _, group_N = np.unique(patients_N, return_inverse=True)
+    films_P, totals_P = np.bincount(group_N), np.bincount(group_N, values_N)
+    drawn_RP = random.integers(len(films_P), size=(_RESAMPLES, len(films_P)))
+    return estimate(float(values_N.mean()), totals_P[drawn_RP].sum(axis=1) / films_P[drawn_RP].sum(axis=1))
+
+
+def estimate(value: float, resampled: Sequence[float] | Scores) -> Estimate:
+    """A figure with the interval in which 95 % of its resampled values lie."""
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def fit_temperature(labels_N: Labels, logits_N: Scores) -> float:

@@ -11,8 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from training import datasets
+from training.candidates import Candidate
 from training.datasets import Row
 from training.evaluate import Evaluation
+from training.explain.explanation import Explanation
 from training.settings import TrainingSettings
 
 
@@ -56,6 +58,10 @@ class Provenance(_Part):
     run: RunRecord
     sources: tuple[Source, ...]
     evaluation: Evaluation
+    explanation: Explanation | None = None
+    """None where the maps were not tested."""
+    candidates: tuple[Candidate, ...] = ()
+    """What was tried for this network."""
 
 
 def sources_of(rows: Sequence[Row]) -> tuple[Source, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dicom_node.errors import Reason, Retryable
-from worker.findings import LONGEST_DISPLAY, Eligibility, Film, Reading, Rejected, Verdict
+from worker.findings import LONGEST_DISPLAY, Eligibility, Film, Reading, Rejected, Vendor, Verdict, View
 from worker.preprocess import SIZE
 
 LONGEST_ANSWER = 4_194_304
@@ -66,6 +66,8 @@ class _Reading(_Part):
     patient_digest: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]*$")]
     source: Annotated[int, Field(ge=0)]
     film: _Film | None
+    manufacturer: Vendor
+    view: View
 
 
 class _Rejected(_Part):
@@ -101,6 +103,8 @@ def encode_answer(answer: Answer) -> tuple[bytes | memoryview, ...]:
         "patient_digest": answer.patient_digest,
         "source": len(answer.source),
         "film": None if film is None else _told(film),
+        "manufacturer": answer.manufacturer,
+        "view": answer.view,
     }
     images = () if film is None else (_bytes(film.input_HW), _bytes(film.display_HW))
     return (_line(header), answer.source, *images)
@@ -158,6 +162,8 @@ def _reading(header: _Reading, body: memoryview) -> Reading:
         source=bytes(body[: header.source]),
         patient_digest=header.patient_digest,
         film=film,
+        manufacturer=header.manufacturer,
+        view=header.view,
     )
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from contextlib import ExitStack
 
 from celery.signals import worker_ready
 
+from dicom_node import metrics as node_metrics
 from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
+from dicom_node.endpoint import Endpoint
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker import metrics
 from worker.drain import DRAINED_EXIT, stays_down
+from worker.ending import Ending
+from worker.engines import DeviceLost
+from worker.gpu import GpuUse
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
@@ -34,10 +41,14 @@ def run_worker(settings: Settings) -> int:
 
     Raises:
         ConfigurationError: bundle, engine or database is not fit to serve.
+        DeviceLost: the engine's device failed; a new process may find it in order.
     """
+    ending = Ending()
     name = f"{socket.gethostname()}:{os.getpid()}"
     spool = Spool(settings.spool.path)
+    serving = threading.Event()
     with ExitStack() as stack:
+        stack.enter_context(_endpoint(settings, serving))
         scorer = stack.enter_context(Scorer(settings))
         shadow = stack.enter_context(Shadow(settings.worker)) if settings.worker.shadow_bundle else None
         ledger = stack.enter_context(open_ledger(settings, migrate=True))
@@ -54,6 +65,8 @@ def run_worker(settings: Settings) -> int:
         def score_study(study_instance_uid: str) -> None:
             try:
                 pipeline.score_study(study_instance_uid)
+            except DeviceLost as error:
+                ending.begin(error)
             except CovarianceError as error:
                 log.warning("study_waits", study=study_instance_uid, why=str(error))
             except Exception as error:  # noqa: BLE001 (task boundary)
@@ -62,6 +75,7 @@ def run_worker(settings: Settings) -> int:
 
         @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
         def ready(**_: object) -> None:
+            serving.set()
             log.info("worker_ready", model=scorer.model.name, engine=scorer.model.engine)
 
         app.worker_main(
@@ -76,4 +90,20 @@ def run_worker(settings: Settings) -> int:
                 "--loglevel=WARNING",
             ]
         )
+    if ending.cause is not None:
+        raise ending.cause
     return DRAINED_EXIT if stays_down() else 0
+
+
+def _endpoint(settings: Settings, serving: threading.Event) -> Endpoint:
+    """Open before the engine is: a gate that does not let it through is to be seen."""
+    metrics.CONCURRENCY.set(settings.worker.concurrency)
+    registry = node_metrics.process_registry(
+        "worker", {"spool": settings.spool.path}, metrics.WORKER, metrics.STATIONS, GpuUse()
+    )
+
+    def objection() -> str | None:
+        return None if serving.is_set() else "The engine has not passed the parity gate yet."
+
+    section = settings.metrics
+    return Endpoint(registry, host=section.host, port=section.worker_port, readiness=objection)

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dicom_node.errors import ConfigurationError
 from worker import preprocess
-from worker.engines import Engine
 
 
 class _Part(BaseModel):
@@ -121,14 +120,29 @@ class Bundle:
             )
 
     def _verified(self, file: File) -> Path:
-        path = self.directory / Path(file.name).name
+        self._read(file)
+        return self._path(file)
+
+    def _path(self, file: File) -> Path:
+        return self.directory / Path(file.name).name
+
+    def _read(self, file: File) -> bytes:
+        path = self._path(file)
         try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes()
         except OSError:
             raise ConfigurationError(f"The bundle file {path} cannot be read.") from None
-        if digest != file.sha256:
+        if hashlib.sha256(content).hexdigest() != file.sha256:
             raise ConfigurationError(f"The bundle file {path} is not the one that its manifest names.")
-        return path
+        return content
+
+    def model(self) -> bytes:
+        """The content of `model.onnx`, as its digest says.
+
+        Raises:
+            ConfigurationError: the file has changed since the bundle was opened.
+        """
+        return self._read(self.manifest.model)
 
     def probability(self, logit: float) -> float:
         """Calibrated probability of the positive class."""
@@ -138,36 +152,6 @@ class Bundle:
         """Inputs `(B, H, W)` and reference maps `(B, h, w)` of the golden cases."""
         with np.load(self._golden_path, allow_pickle=False) as arrays:
             return arrays["inputs_BHW"], arrays["cams_Bhw"]
-
-
-def replay_golden(bundle: Bundle, engine: Engine) -> float:
-    """The parity gate: run every golden case through the engine.
-
-    Returns:
-        The largest absolute difference of a logit.
-
-    Raises:
-        ConfigurationError: a case is out of tolerance or its decision flips; the sentence names it.
-    """
-    golden, threshold = bundle.manifest.golden, bundle.manifest.operating_point.probability
-    inputs_BHW, cams_Bhw = bundle.golden()
-    worst = 0.0
-    for case, input_HW, reference_hw in zip(golden.cases, inputs_BHW, cams_Bhw, strict=True):
-        found = engine.infer(preprocess.to_batch([input_HW]))
-        logit, cam_hw = float(found.logits_B[0]), found.cams_Bhw[0]
-        difference = abs(logit - case.logit)
-        scale = float(np.ptp(reference_hw)) or 1.0
-        cam_difference = float(np.abs(cam_hw - reference_hw).max()) / scale
-        flips = (bundle.probability(logit) >= threshold) != (bundle.probability(case.logit) >= threshold)
-        # `not <=` so that a NaN is out of tolerance too.
-        if flips or not difference <= golden.logit_tolerance or not cam_difference <= golden.cam_tolerance:
-            raise ConfigurationError(
-                f"The engine {engine.name} ({engine.precision}) does not agree with the model on golden case "
-                f"{case.name}: logit off by {difference:.4f}, map by {cam_difference:.4f}"
-                f"{', and the decision flips' if flips else ''}. It will not serve."
-            )
-        worst = max(worst, difference)
-    return worst
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from dicom_node.durable import synchronise
 from dicom_node.errors import Retryable
 from dicom_node.logs import get_logger
+from worker import metrics
 from worker.ledger import ChainHead, Ledger
 from worker.ledger.store import Clock, utcnow
 
@@ -135,12 +136,15 @@ class Checkpointer:
             sentence = f"The audit trail no longer holds event {last.events} as it was noted at {last.at}."
             log.error("audit_trail_broken", events=last.events, noted_at=str(last.at))
             self._alarm(sentence)
+            metrics.CHECKPOINT_FITS.set(0)
             last = None
         else:
             head = self._ledger.head()
             if last is None or head != last.head:
                 self._file.append(head, self._clock())
                 last = self._last()
+            metrics.CHECKPOINT_FITS.set(1)
+        metrics.CHECKPOINT_TIME.set_to_current_time()
         self._due = time.monotonic() + self._seconds
         return last
 

@@ -17,6 +17,7 @@ from dicom_node import uids
 from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.file_meta import HEAD_BYTES
 from worker import preprocess
+from worker.acquisition import vendor_of, view_of
 from worker.attributes import text
 from worker.eligibility import judge
 from worker.findings import Eligibility, Film, Reading, Rejected, Verdict
@@ -63,6 +64,7 @@ def _read(path: Path, settings: EligibilitySection, sha256: str | None) -> Readi
         # Before any value is looked at: pydicom forgets the bytes of what it has decoded.
         source, digest = extract(header), patient_digest(header)
         eligibility = judge(header, settings)
+        manufacturer, view = vendor_of(header), view_of(header)
     film = None
     if eligibility.reason is None:
         film, eligibility = _develop(header, eligibility)
@@ -74,6 +76,8 @@ def _read(path: Path, settings: EligibilitySection, sha256: str | None) -> Readi
         source=source,
         patient_digest=digest,
         film=film,
+        manufacturer=manufacturer,
+        view=view,
     )
 
 

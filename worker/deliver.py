@@ -12,16 +12,20 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
+from dicom_node import tracing
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.query_scu import find_instances
 from dicom_node.status import Verdict, verdict_of
 from dicom_node.store_scu import Peer, PeerUnavailable, SendItem, StoreAssociation
 from dicom_node.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from worker.ledger import DueDelivery, Ledger
+from worker import metrics
+from worker.ledger import DueDelivery, Ledger, Proven
 from worker.ledger.store import Clock, utcnow
 from worker.settings import DeliverySection, Destination, Settings
+from worker.stations import station
 
 log = get_logger("deliver")
 
@@ -79,6 +83,7 @@ class Deliverer:
             tls=destination.tls.as_client() if destination.tls else None,
         )
         self._clock = clock
+        metrics.know_destination(destination.name)
         # A query service that is away must not keep results from the archive beside it.
         self._sending, self._querying = Breaker(self._settings), Breaker(self._settings)
 
@@ -104,9 +109,11 @@ class Deliverer:
             pause = self._sending.trip(self._clock())
             for delivery in due:
                 self._ledger.delivery_retry(delivery.delivery_id, None, pause)
+            metrics.REACHABLE.labels(name).set(0)
             log.warning("destination_unavailable", destination=name, why=str(error))
         else:
             self._sending.reset()
+            metrics.REACHABLE.labels(name).set(1)
         return bool(due)
 
     def _associate(self, due: Sequence[DueDelivery]) -> None:
@@ -127,10 +134,18 @@ class Deliverer:
         try:
             for delivery, item in objects:
                 reach("deliver.before_store")
-                status = association.send(item).status
+                with station("store", delivery.study_instance_uid):
+                    status = association.send(item).status
                 reach("deliver.after_response")
                 if status is not None and verdict_of(status) is Verdict.STORED:
                     stored[delivery.delivery_id] = status
+                    self._count("stored")
+                    log.info(
+                        "object_stored",
+                        study=delivery.study_instance_uid,
+                        object=delivery.sop_instance_uid,
+                        destination=self._destination.name,
+                    )
                 else:
                     self._settle(delivery, status)
                 if time.monotonic() >= record_at:
@@ -149,7 +164,12 @@ class Deliverer:
             digest = ""
         except OSError as error:
             # The disk may give it back later; the others must not wait for that.
-            log.error("output_unreadable", object=delivery.sop_instance_uid, error=type(error).__name__)
+            log.error(
+                "output_unreadable",
+                study=delivery.study_instance_uid,
+                object=delivery.sop_instance_uid,
+                error=type(error).__name__,
+            )
             pause = backoff(delivery.attempts, self._settings)
             self._ledger.delivery_retry(delivery.delivery_id, None, pause)
             return False
@@ -160,7 +180,8 @@ class Deliverer:
             "`covariance retry`, or send the study again as new instances."
         )
         self._ledger.delivery_failed(delivery.delivery_id, None, sentence)
-        log.error("output_damaged", object=delivery.sop_instance_uid)
+        self._count("failed")
+        log.error("output_damaged", study=delivery.study_instance_uid, object=delivery.sop_instance_uid)
         return False
 
     def _settle(self, delivery: DueDelivery, status: int | None) -> None:
@@ -172,16 +193,20 @@ class Deliverer:
         match verdict, status:
             case Verdict.PARK, int():
                 self._ledger.delivery_parked(delivery.delivery_id, status)
+                self._count("parked")
             case Verdict.DEAD_LETTER, int() if patience_ends:
                 sentence = f"{self._destination.name} refuses the object with status 0x{status:04X}."
                 self._ledger.delivery_failed(delivery.delivery_id, status, sentence)
+                self._count("failed")
             case _:
                 refused = verdict is Verdict.DEAD_LETTER
                 tries = delivery.refusals if refused else delivery.attempts
                 pause = backoff(tries, self._settings)
                 self._ledger.delivery_retry(delivery.delivery_id, status, pause, refused=refused)
+                self._count("no_answer" if status is None else "retry")
         log.warning(
             "object_not_stored",
+            study=delivery.study_instance_uid,
             destination=self._destination.name,
             object=delivery.sop_instance_uid,
             status="none" if status is None else f"0x{status:04X}",
@@ -197,9 +222,10 @@ class Deliverer:
         # Recorded before it is asked: the report may come back before the response does.
         self._ledger.request_commitment([one.delivery_id for one in stored], transaction, patience)
         reach("deliver.before_commitment")
-        status = association.request_commitment(
-            transaction, [(one.sop_class_uid, one.sop_instance_uid) for one in stored]
-        )
+        with station("commit"):
+            status = association.request_commitment(
+                transaction, [(one.sop_class_uid, one.sop_instance_uid) for one in stored]
+            )
         reach("deliver.after_commitment")
         if status:
             self._ledger.commitment_refused(transaction, status)
@@ -226,9 +252,28 @@ class Deliverer:
     def _note_found(self, stored: Sequence[DueDelivery], found: set[str]) -> None:
         for one in stored:
             if one.sop_instance_uid in found:
-                self._ledger.delivery_verified(one.delivery_id)
+                if proven := self._ledger.delivery_verified(one.delivery_id):
+                    tell_proven(proven, "verified")
             else:
                 self._ledger.delivery_missing(one.delivery_id, backoff(one.attempts, self._settings))
+                self._count("missing")
+
+    def _count(self, status: str) -> None:
+        metrics.DELIVERIES.labels(self._destination.name, status).inc()
+
+
+def tell_proven(proven: Proven, status: Literal["committed", "verified"]) -> None:
+    """Count and log that a destination has shown that it holds an object."""
+    metrics.DELIVERIES.labels(proven.destination, status).inc()
+    tracing.span("prove", proven.study_instance_uid, seconds=proven.seconds)
+    metrics.COMMITMENT_SECONDS.labels(proven.destination).observe(proven.seconds)
+    log.info(
+        "object_proven",
+        by=status,
+        study=proven.study_instance_uid,
+        object=proven.sop_instance_uid,
+        destination=proven.destination,
+    )
 
 
 def _item(delivery: DueDelivery) -> SendItem:

@@ -27,6 +27,33 @@ class Verdict(StrEnum):
     INDETERMINATE = "indeterminate"
 
 
+class Vendor(StrEnum):
+    """Who made the apparatus."""
+
+    GE = "ge"
+    SIEMENS = "siemens"
+    PHILIPS = "philips"
+    FUJIFILM = "fujifilm"
+    AGFA = "agfa"
+    CARESTREAM = "carestream"
+    CANON = "canon"
+    KONICA = "konica"
+    SAMSUNG = "samsung"
+    SHIMADZU = "shimadzu"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+class View(StrEnum):
+    """How the patient stood before it."""
+
+    PA = "pa"
+    AP = "ap"
+    LATERAL = "lateral"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Eligibility:
     """The judgement on one header: a verdict, a reason when it is not eligible, and what was left open."""
@@ -68,6 +95,8 @@ class Reading:
     """SHA-256 of the raw PatientID, issuer and birth date, for the audit (`same_patient` compares)."""
     film: Film | None = None
     """None when the image is not analysed."""
+    manufacturer: Vendor = Vendor.UNKNOWN
+    view: View = View.UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
+from structlog.contextvars import bound_contextvars
 
 from dicom_node.errors import Reason, Retryable
 from dicom_node.logs import get_logger
 from dicom_node.memory import keep_buffers
 from dicom_node.spool import SpooledInstance
+from worker import metrics
 from worker.answers import LONGEST_ANSWER, Answer, AnswerError, decode_answer, encode_answer
 from worker.findings import Reading, Rejected
 from worker.frames import FrameError, receive_frame, send_frame
@@ -147,7 +149,9 @@ class Decoders:
         )
         slot = self._idle.get()
         try:
-            return self._read(slot, request)
+            # In a thread of its own: the study that its caller is bound to is not known here.
+            with bound_contextvars(study=instance.study_instance_uid):
+                return self._read(slot, request)
         finally:
             self._idle.put(slot)
 
@@ -166,6 +170,7 @@ class Decoders:
 
     def _replace(self, slot: int, why: str) -> None:
         self._children[slot].end(at_once=True)
+        metrics.DECODERS_REPLACED.labels(why).inc()
         log.warning("decoder_replaced", why=why, exit_status=self._children[slot].process.returncode)
         self._children[slot] = _Child(self._limits)
 

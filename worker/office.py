@@ -7,18 +7,26 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from dicom_node import metrics as node_metrics
 from dicom_node.dispatch import Dispatcher
+from dicom_node.endpoint import Endpoint
 from dicom_node.errors import Retryable
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
+from worker import metrics
 from worker.audit_export import AuditExport
+from worker.audit_walk import AuditWalk
 from worker.checkpoints import Checkpointer
-from worker.deliver import Deliverer
+from worker.deliver import Deliverer, tell_proven
+from worker.heartbeat import Heartbeat
 from worker.ledger import Ledger, open_ledger
+from worker.populations import PopulationDrift
 from worker.reconcile import Reconciler
 from worker.retain import Retainer
+from worker.senders import SenderSilence
 from worker.settings import Settings
+from worker.vitals import LedgerVitals
 
 log = get_logger("office")
 
@@ -26,6 +34,8 @@ _LONGEST_PAUSE = 30.0
 _ABANDONED = timedelta(hours=1)
 """Far longer than a worker holds a claim: what is older and not recorded will not be."""
 
+_HEARTBEAT_SECONDS = 2.0
+_WALK_SECONDS = 2.0
 _AUDIT_SECONDS = 1.0
 """Pause between two looks at what the audit trail has for the outside."""
 
@@ -49,6 +59,7 @@ class Office:
             dispatcher=Dispatcher(settings),
             clock=self._spool.now,
         )
+        self._walk = AuditWalk(ledger)
         self._export = AuditExport(settings, ledger) if settings.audit.syslog_host else None
 
     def run(self, stop: threading.Event) -> None:
@@ -61,8 +72,10 @@ class Office:
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
             (self.sweep, _LONGEST_PAUSE, 0.0),
             (self._retainer.step, pauses.reconcile_seconds, 0.0),
+            (self._walk.step, _WALK_SECONDS, 0.0),
             *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
             *self._audit_loops(),
+            *self._heartbeats(),
         ]
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
         for thread in threads:
@@ -71,6 +84,32 @@ class Office:
             thread.join()
         if self._export is not None:
             self._export.stop()
+
+    def _heartbeats(self) -> Iterator[Loop]:
+        if self._settings.heartbeat.every_minutes:
+            yield Heartbeat(self._settings, self._ledger).step, _HEARTBEAT_SECONDS, 0.0
+
+    def endpoint(self) -> Endpoint:
+        """The port of this process, for the ledger as a whole."""
+        settings = self._settings
+        registry = node_metrics.process_registry(
+            "deliver",
+            {"spool": settings.spool.path, **_ledger_file(settings)},
+            metrics.DELIVER,
+            metrics.STATIONS,
+            SenderSilence(settings, self._ledger),
+            PopulationDrift(settings, self._ledger),
+            LedgerVitals(settings, self._ledger, self._reconciler.backlog),
+        )
+        section = settings.metrics
+        return Endpoint(registry, host=section.host, port=section.deliver_port, readiness=self._objection)
+
+    def _objection(self) -> str | None:
+        try:
+            self._ledger.head()
+        except Retryable as error:
+            return str(error)
+        return None
 
     def _audit_loops(self) -> Iterator[Loop]:
         audit, export = self._settings.audit, self._export
@@ -89,8 +128,14 @@ class Office:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
         for report in self._spool.reports.waiting():
             reach("office.before_report")
-            if not self._ledger.commitment_reported(report).known:
+            outcome = self._ledger.commitment_reported(report)
+            if not outcome.known:
                 log.warning("report_of_what_was_not_asked", transaction=report.transaction_uid)
+            for proven in outcome.proven:
+                tell_proven(proven, "committed")
+            for destination, study, sop_instance_uid in outcome.missing:
+                metrics.DELIVERIES.labels(destination, "missing").inc()
+                log.warning("object_not_held", study=study, object=sop_instance_uid, destination=destination)
             reach("office.after_report")
             self._spool.reports.drop(report.transaction_uid)
 
@@ -126,23 +171,32 @@ class Office:
             log.info("abandoned_output_dropped", study=path.parent.name)
 
 
+def _ledger_file(settings: Settings) -> dict[str, Path]:
+    scheme, _, path = settings.database.url.partition(":///")
+    return {"ledger": Path(path)} if scheme.startswith("sqlite") else {}
+
+
 def repeat(step: Callable[[], object], pause: float, gather: float, stop: threading.Event) -> None:
     """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail.
 
     A step that returns True had work, and `gather` seconds go by before the next: then it has more.
     """
-    failures, rest = 0, pause
+    failures, rest, name = 0, pause, step.__qualname__
+    metrics.STEP_FAILURES.labels(name)
     while not stop.wait(min(rest * 2**failures, _LONGEST_PAUSE)):
         try:
             rest = max(pause, gather) if step() is True else pause
         except Retryable as error:
             failures = min(failures + 1, 8)
+            metrics.STEP_FAILURES.labels(name).inc()
             log.warning("deliver_waits", why=str(error))
         except Exception as error:  # noqa: BLE001 (a task boundary: a loop that ended would never deliver again)
             failures = min(failures + 1, 8)
-            log.error("step_failed", step=step.__qualname__, error=type(error).__name__)
+            metrics.STEP_FAILURES.labels(name).inc()
+            log.error("step_failed", step=name, error=type(error).__name__)
         else:
             failures = 0
+            metrics.STEP_TIME.labels(name).set_to_current_time()
 
 
 def run_deliver(settings: Settings, stop: threading.Event) -> None:
@@ -153,4 +207,6 @@ def run_deliver(settings: Settings, stop: threading.Event) -> None:
     """
     with open_ledger(settings, migrate=True) as ledger:
         log.info("deliver_ready", destinations=len(settings.destinations))
-        Office(settings, ledger).run(stop)
+        office = Office(settings, ledger)
+        with office.endpoint():
+            office.run(stop)

@@ -7,18 +7,24 @@ knows the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from structlog.contextvars import bound_contextvars
+
+from dicom_node import tracing
 from dicom_node.errors import Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool, SpooledInstance
+from worker import metrics
 from worker.findings import KeptOutput, Output, StudyFinding
+from worker.heartbeat import heartbeat_uids
 from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
 from worker.settings import Settings
 from worker.shadow import Shadow
+from worker.stations import station
 
 log = get_logger("pipeline")
 
@@ -51,9 +57,15 @@ class Pipeline:
         self._scorer = scorer
         self._worker = worker
         self._shadow = shadow
+        self._heartbeats = heartbeat_uids(settings)
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
+        """`score_now`, with the study in every line that is logged and every span that is told."""
+        with bound_contextvars(study=study_instance_uid):
+            self.score_now(study_instance_uid)
+
+    def score_now(self, study_instance_uid: str) -> None:
         """Register what the spool holds of the study, claim its newest job and see it through.
 
         Running twice, or for a study that has nothing to do, is harmless.
@@ -61,17 +73,23 @@ class Pipeline:
         Raises:
             Retryable: the database or the spool is away; the reconciler rings again.
         """
-        self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
+        with station("register"):
+            self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
         reach("pipeline.after_register")
         worker = self._settings.worker
         lease = timedelta(seconds=worker.lease)
-        claim = self._ledger.claim(
-            study_instance_uid, worker=self._worker, lease=lease, maximum_attempts=worker.maximum_attempts
-        )
+        with station("claim"):
+            claim = self._ledger.claim(
+                study_instance_uid, worker=self._worker, lease=lease, maximum_attempts=worker.maximum_attempts
+            )
         if claim is None:
             return
         reach("pipeline.after_claim")
-        with Lease(self._ledger, claim, lease, maximum=timedelta(seconds=worker.maximum_seconds)):
+        waited = (datetime.now(UTC) - max(one.received_at for one in claim.instances)).total_seconds()
+        tracing.span("wait", study_instance_uid, seconds=max(waited, 0.0))
+        log.info("study_claimed", study=study_instance_uid, generation=claim.generation, fence=claim.fence)
+        longest = timedelta(seconds=worker.maximum_seconds)
+        with metrics.CLAIMS.track_inprogress(), Lease(self._ledger, claim, lease, maximum=longest):
             self._see_through(claim)
 
     def score_again(self, study_instance_uid: str) -> bool:
@@ -100,9 +118,12 @@ class Pipeline:
             self._score_and_record(claim)
         except Permanent as error:
             self._ledger.quarantine(claim, error.reason, str(error), model=self._scorer.model)
+            metrics.OUTCOMES.labels("quarantined").inc()
+            metrics.count_abstention("quarantined", error.reason, len(claim.instances))
             log.warning("study_quarantined", study=claim.study_instance_uid, reason=error.reason)
         except Retryable as error:
             self._ledger.release(claim, retry_in=pause_after(claim.releases), sentence=str(error))
+            metrics.OUTCOMES.labels("released").inc()
             raise
 
     def _score_and_record(self, claim: Claim) -> None:
@@ -121,10 +142,21 @@ class Pipeline:
         )
         reach("pipeline.after_infer")
         if not finding.scores and not reportable(finding.set_aside):
-            self._ledger.finish_without_result(claim, finding)
+            with station("record"):
+                outcome = self._ledger.finish_without_result(claim, finding)
+            self._count(claim, finding, "no_result" if outcome is Recorded.RECORDED else outcome.value)
             return
-        kept = self._keep_all(claim, self._scorer.encode(finding))
-        recorded = self._record(claim, finding, kept)
+        outputs = self._scorer.encode(finding)
+        with station("keep"):
+            kept = self._keep_all(claim, outputs)
+        destinations = self._destinations
+        if self._is_heartbeat(claim) and not self._settings.heartbeat.deliver:
+            # It has shown that they can be made and kept; nobody is to get them.
+            self._drop(kept)
+            kept, destinations = [], ()
+        with station("record"):
+            recorded = self._record(claim, finding, kept, destinations)
+        self._count(claim, finding, recorded.value)
         log.info(
             "study_scored",
             study=claim.study_instance_uid,
@@ -136,9 +168,26 @@ class Pipeline:
         if self._shadow is not None and recorded is Recorded.RECORDED:
             self._shadow.score(finding, self._ledger)
 
-    def _record(self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput]) -> Recorded:
+    def _count(self, claim: Claim, finding: StudyFinding, outcome: str) -> None:
+        metrics.OUTCOMES.labels(outcome).inc()
+        if self._is_heartbeat(claim):
+            return
+        if outcome in ("recorded", "no_result"):
+            metrics.count_finding(finding)
+            last = max(instance.received_at for instance in claim.instances)
+            metrics.TURNAROUND_SECONDS.observe(max((datetime.now(UTC) - last).total_seconds(), 0.0))
+        if outcome == "recorded":
+            metrics.DECISIONS.labels(finding.decision or "not_analysed").inc()
+
+    def _is_heartbeat(self, claim: Claim) -> bool:
+        images = (instance.sop_instance_uid for instance in claim.instances)
+        return self._heartbeats.own(claim.study_instance_uid, images)
+
+    def _record(
+        self, claim: Claim, finding: StudyFinding, kept: Sequence[KeptOutput], destinations: Sequence[str]
+    ) -> Recorded:
         try:
-            recorded = self._ledger.record(claim, finding, kept, self._destinations)
+            recorded = self._ledger.record(claim, finding, kept, destinations)
         except Retryable:
             # The connection may have broken after the commit: the sweep of the outbox knows later.
             raise

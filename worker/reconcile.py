@@ -9,8 +9,10 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.logs import get_logger
 from dicom_node.settings import AssemblySection
 from dicom_node.spool import Spool, SpooledStudy
+from worker import metrics
 from worker.ledger import Ledger
 from worker.ledger.store import Clock, utcnow
+from worker.vitals import Backlog
 
 log = get_logger("reconcile")
 
@@ -46,6 +48,7 @@ class Reconciler:
         self._clock = clock
         self._settled: dict[str, tuple[int, int]] = {}
         self._rung: dict[str, datetime] = {}
+        self._forgotten: list[SpooledStudy] = []
 
     def step(self) -> int:
         """Ring for every study that waits unannounced; return how many.
@@ -54,10 +57,13 @@ class Reconciler:
         ringing for a backlog at every look would only make it grow: then only what has waited long is
         rung for, some at a look and each once a minute, because its message may be lost all the same.
         """
-        depth = self._dispatcher.depth()
+        depth, now = self._dispatcher.depth(), self._clock()
+        metrics.BROKER_UP.set(depth is not None)
         if depth is None:
+            # Nobody hears a ring; how much waits is to be seen all the same.
+            self._unregistered(now)
             return 0
-        now = self._clock()
+        metrics.MESSAGES.set(depth)
         self._rung = {uid: at for uid, at in self._rung.items() if now - at < _REMEMBERED}
         waiting = self._waiting(now, _PATIENCE) if depth else self._waiting(now, timedelta())
         if depth:
@@ -69,6 +75,7 @@ class Reconciler:
             self._rung[study_instance_uid] = now
             rung += 1
         if rung:
+            metrics.ANNOUNCED_AGAIN.inc(rung)
             log.info("studies_announced_again", studies=rung, queue=depth)
         return rung
 
@@ -88,16 +95,24 @@ class Reconciler:
             and self._released(study, by)
         ]
         if not open_questions:
+            self._forgotten = []
             return []
         registered = self._ledger.registered_counts()
-        waiting = []
+        waiting: list[SpooledStudy] = []
         for study in open_questions:
             if registered.get(study.study_instance_uid, 0) < study.instances:
-                waiting.append(study.study_instance_uid)
+                waiting.append(study)
             else:
                 # Nothing more to ask the ledger until another file arrives.
                 self._settled[study.study_instance_uid] = (study.instances, study.last_ns)
-        return waiting
+        self._forgotten = waiting
+        return [study.study_instance_uid for study in waiting]
+
+    def backlog(self) -> Backlog:
+        """Complete studies that no worker has registered, as of the last look."""
+        last = [study.last_ns for study in self._forgotten]
+        age = self._clock().timestamp() - min(last) / 1e9 if last else 0.0
+        return Backlog(studies=len(last), seconds=max(age, 0.0))
 
     def _released(self, study: SpooledStudy, by: datetime) -> bool:
         seconds = (by - _GRACE).timestamp()

@@ -9,18 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Self
 
-from dicom_node.errors import Permanent, Reason, Retryable
+import numpy as np
+
+from dicom_node.errors import ConfigurationError, Permanent, Reason, Retryable
 from dicom_node.failpoints import reach
 from dicom_node.spool import SpooledInstance
-from worker import preprocess
+from worker import metrics, preprocess
+from worker.engines import DeviceLost
 from worker.engines.select import open_engine
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Rejected, StudyFinding
 from worker.guard import Decoders
 from worker.model_store import open_bundle_in_use
+from worker.parity import replay_golden
 from worker.report.identity import same_patient, study_of
 from worker.report.secondary_capture import encode_sc
 from worker.report.structured_report import encode_sr
 from worker.settings import Settings
+from worker.stations import station
 
 
 class Scorer:
@@ -49,6 +54,7 @@ class Scorer:
             operating_point=manifest.operating_point.name,
             temperature=manifest.temperature,
         )
+        metrics.know_model(self.bundle, self.model)
 
     def find(
         self,
@@ -72,8 +78,9 @@ class Scorer:
         """
         analysed_at = datetime.now(UTC)
         read = self._decoders.read if patient else self._read_or_reject
-        found = (_of_study(study_instance_uid, one) for one in self._readers.map(read, instances))
-        readings, rejected = _parted(found)
+        with station("decode"):
+            found = (_of_study(study_instance_uid, one) for one in self._readers.map(read, instances))
+            readings, rejected = _parted(found)
         reach("scorer.after_decode")
         if not same_patient(reading.source for reading in reportable(readings)):
             raise Permanent(
@@ -113,7 +120,9 @@ class Scorer:
         films = [reading.film for reading in readings if reading.film is not None]
         if not films:
             return ()
-        found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
+        _reach_device()
+        with station("infer"):
+            found = self.engine.infer(preprocess.to_batch([film.input_HW for film in films]))
         scores = [
             ImageScore(
                 reading=reading,
@@ -123,10 +132,25 @@ class Scorer:
             )
             for reading, logit, cam_hw in zip(readings, found.logits_B, found.cams_Bhw, strict=True)
         ]
-        if not all(math.isfinite(score.logit) for score in scores):
+        if not all(math.isfinite(score.logit) and np.isfinite(score.cam_hw).all() for score in scores):
+            self._doubt_engine()
             raise Permanent(Reason.NOT_A_NUMBER, "The network returned no number for an image of this study.")
         # The decisive image first; the UID breaks ties so that the order never depends on arrival.
         return tuple(sorted(scores, key=lambda score: (-score.logit, score.reading.sop_instance_uid)))
+
+    def _doubt_engine(self) -> None:
+        """No number came out: is it the film, or has the engine gone bad under way?
+
+        Raises:
+            DeviceLost: the golden cases do not come out right any more.
+        """
+        try:
+            replay_golden(self.bundle, self.engine)
+        except ConfigurationError:
+            raise DeviceLost(
+                "The engine does not agree with the model any more: this process ends, and its studies go to "
+                "another."
+            ) from None
 
     def encode(self, finding: StudyFinding) -> tuple[Output, ...]:
         """Make the objects to write back: a heatmap per analysed image and one SR; none by policy.
@@ -135,9 +159,11 @@ class Scorer:
             Permanent: no valid object can be made of this study's identifiers.
         """
         report = self._settings.report
-        heatmaps = tuple(encode_sc(finding, score, report) for score in finding.scores)
+        with station("explain"):
+            heatmaps = tuple(encode_sc(finding, score, report) for score in finding.scores)
         if finding.scores or (report.not_analysed and reportable(finding.set_aside)):
-            return (*heatmaps, encode_sr(finding, report, heatmaps))
+            with station("encode"):
+                return (*heatmaps, encode_sr(finding, report, heatmaps))
         return ()
 
     def close(self) -> None:
@@ -151,6 +177,16 @@ class Scorer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _reach_device() -> None:
+    """Where a test makes the device fail: no test can break a real one."""
+    try:
+        reach("scorer.before_infer")
+    except OSError:
+        raise DeviceLost(
+            "The device failed at a failpoint: this process ends, and its studies go to another."
+        ) from None
 
 
 def _of_study(study_instance_uid: str, found: Reading | Rejected) -> Reading | Rejected:

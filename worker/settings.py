@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from dicom_node.settings import AETitle, NodeSettings, Port, Seconds, Section, read_settings
 from dicom_node.tls import ClientTls
 
+EngineName = Literal["openvino", "tensorrt", "torch"]
+
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "densenet121-covid"
 
 
@@ -36,12 +38,20 @@ class WorkerSection(Section):
     shadow_bundle: Path | None = None
     """A second bundle that scores beside the first and writes nothing back; `covariance shadow` compares.
     It costs the time of the engine once more. Unset: none."""
-    engine: Literal["openvino"] = "openvino"
-    """Inference engine."""
+    engine: Literal["auto", EngineName] = "auto"
+    """Inference engine. `auto`: TensorRT or torch where they and a GPU are, else OpenVINO on the CPU."""
+    fallback: Literal["none", "cpu"] = "none"
+    """What to do at the start without the engine's GPU: end, or score with OpenVINO, which results say."""
     engine_threads: int = Field(default=0, ge=0)
     """Threads of the CPU engine; 0 leaves it to the engine."""
+    engine_pinning: bool = False
+    """Whether threads of the CPU engine keep their cores; only for a machine that does nothing else."""
     engine_cache: Path = Path("covariance-data/engine-cache")
-    """Directory of compiled models."""
+    """Directory of compiled models. They are code: it must belong to the worker's user alone."""
+    max_batch: int = Field(default=32, ge=1, le=32)
+    """Films that a GPU engine takes at once at most. Less saves memory of the GPU."""
+    max_wait_ms: float = Field(default=2.0, ge=0, le=1000)
+    """Milliseconds that a film waits at most for others, while the GPU has nothing to do."""
     concurrency: int = Field(default=2, ge=1)
     """Studies scored at the same time by one worker process."""
     decoders: int = Field(default=2, ge=1)
@@ -178,6 +188,25 @@ class RetentionSection(Section):
     """Whether quarantined films go as well; they cannot be tried again after."""
 
 
+class HeartbeatSection(Section):
+    """A phantom that goes the whole way on a schedule. By default it ends in the ledger, not at the PACS."""
+
+    every_minutes: float = Field(default=0.0, ge=0, le=1440)
+    """Minutes between two phantoms; 0 sends none."""
+    calling_ae: AETitle = "COVARIANCE-BEAT"
+    """AE title that it calls as; the node must let it in."""
+    host: str = ""
+    """Where our node is, as seen from the deliverer; empty: node.host."""
+    port: Port = 0
+    """Its port; 0: node.port, or tls.port with `tls`."""
+    tls: DestinationTls | None = None
+    """Call over TLS, where the plain port is closed."""
+    deliver: bool = False
+    """Whether its results are sent to the destinations as well."""
+    keep_hours: float = Field(default=24.0, gt=0)
+    """Hours that its film stays in the spool. Its rows stay in the ledger."""
+
+
 class Settings(NodeSettings):
     """Everything, checked."""
 
@@ -190,6 +219,7 @@ class Settings(NodeSettings):
     delivery: DeliverySection = DeliverySection()
     audit: AuditSection = AuditSection()
     retention: RetentionSection = RetentionSection()
+    heartbeat: HeartbeatSection = HeartbeatSection()
     destinations: tuple[Destination, ...] = ()
 
     @model_validator(mode="after")

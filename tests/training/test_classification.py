@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import classification_report
 
 from training import metrics
-from training.classification import Confusion, Measurement, confusion, measure, places, write_metrics
-from training.published import published
+from training.report.classification import Confusion, Measurement, confusion, measure, places, write_metrics
+from training.report.published import published
 from training.runs import Predictions
 
 pytestmark = pytest.mark.training

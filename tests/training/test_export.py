@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from dicom_node.errors import ConfigurationError
-from training import datasets, floor, provenance
+from training import card_sections, datasets, floor, provenance
+from training.candidates import read_candidates
 from training.card import write_card
 from training.densenet import DenseNet121
-from training.evaluate import evaluate, measured
+from training.evaluate import UNSEEN, Evaluation, evaluate, measured
 from training.export import export, reference
+from training.reopen import reopen
 from training.settings import TrainingSettings
 from worker import preprocess
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import Bundle
 from worker.engines.openvino import OpenVinoEngine
-from worker.settings import WorkerSection
+from worker.parity import replay_golden
+from worker.settings import DEFAULT_BUNDLE, WorkerSection
 
 pytestmark = pytest.mark.training
 
@@ -100,6 +103,15 @@ def test_a_model_that_lost_its_weights_does_not_serve(bundle, engine):
         replay_golden(altered, engine)
 
 
+def test_a_bundle_gives_its_network_back(bundle, model):
+    """What is reopened from the model file gives the logits and maps of the network that was exported."""
+    inputs_BHW = np.random.default_rng(0).integers(0, 256, (2, 320, 320), dtype=np.uint8)
+    for found, expected in zip(
+        reference(reopen(bundle), inputs_BHW), reference(model, inputs_BHW), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=0.02 * max(np.ptp(expected), 0.25))
+
+
 def test_any_batch_gives_what_torch_gives(bundle, model):
     """Batches of one and of three agree with the reference in logit and map."""
     compiled = openvino.Core().compile_model(bundle.model_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -156,3 +168,78 @@ def test_a_model_that_decides_nothing_is_not_exported(model, evaluation, tmp_pat
     """With no golden case clear of the threshold there is no bundle."""
     with pytest.raises(ConfigurationError, match="decides nothing"):
         export(model, evaluation, tmp_path, version="0.0.1", training={}, logit_tolerance=1e6)
+
+
+def test_an_old_evaluation_still_loads(evaluation):
+    """One from before calibration was measured loads, and its card leaves those sections out."""
+    old = evaluation.model_dump(mode="json", exclude={"calibration", "predictive_values"})
+    loaded = Evaluation.model_validate(old)
+    assert loaded.calibration == ()
+    assert card_sections.calibration(loaded) == card_sections.predictive_values(loaded) == ""
+
+
+def test_the_card_of_the_shipped_bundle_can_be_written():
+    """The manifest in the repository, older or newer, is one that this code makes a card of."""
+    card = write_card(Bundle(DEFAULT_BUNDLE).manifest)
+    assert "## Who must not rely on it" in card
+
+
+def test_the_card_shows_calibration_and_what_a_result_is_worth(bundle, evaluation):
+    """Errors before and after, chance, and PPV and NPV of every point on rows that chose no point."""
+    card = write_card(bundle.manifest)
+    assert {found.rows for found in evaluation.calibration} == {"dev", "test", UNSEEN}
+    for found in evaluation.calibration:
+        assert f"| {found.rows} | {found.ece_before} | {found.ece} | {found.ece_by_chance:.3f} |" in card
+    rows = {value.rows for value in evaluation.predictive_values}
+    assert rows == {"test", UNSEEN}
+    assert "| rows | point | 1% | 2% | 5% | 10% | 20% | 50% |" in card
+    for point in evaluation.operating_points:
+        assert f"| test | {point.name} |" in card
+    assert "Maps, tested" not in card
+    assert "## Tried" not in card
+
+
+EXAMPLE = """
+[[candidate]]
+name = "plain"
+what = "augmentation only"
+leave_one_source_out = { hannover = 0.61, ieee8023 = 0.642 }
+srcbal = 0.694
+dev = 0.866
+test = 0.848
+kept = false
+
+[[candidate]]
+name = "cropped"
+what = "lung fields | borders cut"
+leave_one_source_out = { hannover = 0.7 }
+kept = true
+"""
+
+
+def test_what_was_tried_stands_in_the_card(tmp_path):
+    """Every candidate is a line, kept or not, with a gap where nothing was measured."""
+    path = tmp_path / "candidates.toml"
+    path.write_text(EXAMPLE)
+    lines = card_sections.tried(read_candidates(path)).splitlines()
+    assert "| candidate | what | without hannover | without ieee8023 | srcbal | dev | test | kept |" in lines
+    assert "| plain | augmentation only | 0.610 | 0.642 | 0.694 | 0.866 | 0.848 | no |" in lines
+    assert "| cropped | lung fields \\| borders cut | 0.700 |  |  |  |  | yes |" in lines
+    assert read_candidates(tmp_path / "none.toml") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[[candidate]", "cannot be read"),
+        ("candidate = 3", "to be tables"),
+        ("[[candidate]]\nname = 'a'\nwhat = 'b'", "entry 1, `kept`"),
+        ("[[candidate]]\nname = 'a'\nwhat = 'b'\nkept = true\nauroc = 1.0", "entry 1, `auroc`"),
+    ],
+)
+def test_a_log_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
+    """The sentence names the file, the entry and the key."""
+    path = tmp_path / "candidates.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=sentence):
+        read_candidates(path)

@@ -16,7 +16,10 @@ from torchvision.models import densenet121
 from dicom_node.errors import ConfigurationError
 from training import checkpoint
 from training.densenet import DenseNet121
+from training.export import reference
 from training.importers import load_init
+from worker.bundle import Bundle
+from worker.settings import DEFAULT_BUNDLE
 
 pytestmark = pytest.mark.training
 
@@ -301,3 +304,14 @@ def test_a_missing_file_is_one_sentence(tmp_path):
     """A path that is not there is named."""
     with pytest.raises(ConfigurationError, match=r"gone\.pt cannot be read"):
         load_init(DenseNet121(), f"chexnet:{tmp_path / 'gone.pt'}")
+
+
+def test_a_bundle_begins_a_run():
+    """The shipped network is taken whole, head included, and named by its digest."""
+    bundle = Bundle(DEFAULT_BUNDLE)
+    model = DenseNet121()
+    said = load_init(model, f"bundle:{DEFAULT_BUNDLE}")
+    assert said.endswith(f"sha256:{bundle.manifest.model.sha256}")
+    inputs_BHW, _ = bundle.golden()
+    logits_B, _ = reference(model, inputs_BHW[:1])
+    assert logits_B[0] == pytest.approx(bundle.manifest.golden.cases[0].logit, abs=0.05)

@@ -14,12 +14,13 @@ from lxml import etree
 from PIL import Image
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets, networks, runs
+from training import checkpoint, datasets, runs
 from training.device import best_device
-from training.finished import finished_runs
-from training.report import Pictures, write_report
+from training.report import networks
+from training.report.finished import finished_runs
+from training.report.page import Pictures, write_report
+from training.report.saliency import explain
 from training.reproduce import Films, build, report_films, reproduce
-from training.saliency import explain
 from training.systems import report_systems
 
 pytestmark = pytest.mark.training

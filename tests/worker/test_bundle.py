@@ -13,9 +13,10 @@ import pytest
 
 from dicom_node.errors import ConfigurationError
 from worker import preprocess
-from worker.bundle import Bundle, replay_golden
+from worker.bundle import Bundle
 from worker.engines.openvino import OpenVinoEngine
 from worker.findings import Inference
+from worker.parity import replay_golden
 from worker.scorer import Scorer
 from worker.settings import DEFAULT_BUNDLE, Settings, WorkerSection
 
@@ -160,7 +161,7 @@ def test_probability_is_the_tempered_sigmoid():
 class Drifted:
     """An engine whose logits are off by a constant, as after a wrong conversion."""
 
-    name, precision = "drifted", "f32"
+    name, precision, batches = "drifted", "f32", (1,)
 
     def __init__(self, engine: OpenVinoEngine, by: float) -> None:
         self._engine, self._by = engine, by

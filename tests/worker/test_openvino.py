@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from worker.bundle import Bundle, replay_golden, write_manifest
+from worker.bundle import Bundle, write_manifest
 from worker.engines.select import open_engine
+from worker.parity import replay_golden
 from worker.preprocess import to_batch
 from worker.settings import WorkerSection
 

@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 
 from dicom_node.errors import Permanent, Reason
+from worker.engines import DeviceLost
+from worker.findings import Inference
 from worker.phantom import phantom_dataset
+from worker.preprocess import to_batch
 from worker.report.identity import INSTANCE_CREATOR_UID
 from worker.scorer import Scorer
 from worker.settings import Settings
@@ -53,3 +57,29 @@ def test_an_own_result_that_comes_back_is_no_other_patient(scorer, study):
     back = patient(PatientID="MERGED", InstanceCreatorUID=INSTANCE_CREATOR_UID)
     finding = scorer.find("1.2.3", 1, study(patient(), back))
     assert (len(finding.scores), len(finding.set_aside)) == (1, 1)
+
+
+class Silent:
+    """An engine out of which no number comes: for everything, or only for what is no golden case."""
+
+    def __init__(self, engine, golden_B1HW) -> None:
+        self._engine, self._golden_B1HW = engine, golden_B1HW
+        self.name, self.precision, self.batches = engine.name, engine.precision, engine.batches
+
+    def infer(self, pixels_B1HW) -> Inference:
+        found = self._engine.infer(pixels_B1HW)
+        known_B = [any(np.array_equal(one, film) for film in self._golden_B1HW) for one in pixels_B1HW]
+        return Inference(logits_B=np.where(known_B, found.logits_B, np.nan), cams_Bhw=found.cams_Bhw)
+
+    def close(self) -> None:
+        """The engine is closed by the scorer that it belongs to."""
+
+
+@pytest.mark.parametrize(("sound", "error"), [(True, Permanent), (False, DeviceLost)])
+def test_no_number_is_the_film_s_fault_or_the_engine_s(scorer, study, monkeypatch, sound, error):
+    """The study is quarantined where the golden cases still come out right; else the engine is given up."""
+    golden = to_batch(list(scorer.bundle.golden()[0])) if sound else []
+    monkeypatch.setattr(scorer, "engine", Silent(scorer.engine, golden))
+    with pytest.raises(error) as raised:
+        scorer.find("1.2.3", 1, study(patient()))
+    assert sound is (getattr(raised.value, "reason", None) is Reason.NOT_A_NUMBER)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class OpenVinoEngine:
     """Runs `model.onnx` on the CPU. Any number of threads may call `infer`."""
 
+    batches: tuple[int, ...] = (1,)
+
     def __init__(self, bundle: Bundle, settings: WorkerSection) -> None:
         """Compile the model, or take it compiled from the cache.
 
@@ -46,7 +48,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": self.precision,
             # The decoders need the cores too, and other containers may.
-            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_PINNING": settings.engine_pinning,
         }
         size = bundle.manifest.size
         try:

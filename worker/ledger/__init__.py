@@ -14,13 +14,15 @@ from sqlalchemy.exc import DBAPIError
 from dicom_node.errors import ConfigurationError
 from worker.ledger import migrate as migration
 from worker.ledger.again import Again, SelectedStudy, Selection
-from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain
+from worker.ledger.audit import ChainHead, Kind, Verification, verify_chain, verify_next
 from worker.ledger.commitments import CommitmentOutcome, Commitments
-from worker.ledger.deliveries import DueDelivery
+from worker.ledger.deliveries import DueDelivery, Proven
+from worker.ledger.heartbeats import Beat, Heartbeats
 from worker.ledger.intake import Intake, Registration
 from worker.ledger.jobs import Claim, Recorded
 from worker.ledger.models import DeliveryState, Disposition, JobState
 from worker.ledger.outbox import DroppableOutput, Outbox
+from worker.ledger.populations import Populations
 from worker.ledger.recalls import ModelResult, Recalls, SentObject
 from worker.ledger.records import (
     DeliveryRecord,
@@ -42,9 +44,12 @@ from worker.ledger.shadows import Shadows, ShadowScore
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
 from worker.ledger.views import Views
+from worker.ledger.vitals import Vitals, VitalSigns, Waiting
+from worker.ledger.volumes import History
 from worker.settings import Settings
 
 __all__ = [
+    "Beat",
     "ChainHead",
     "Claim",
     "CommitmentOutcome",
@@ -63,6 +68,7 @@ __all__ = [
     "LedgerStatus",
     "ModelResult",
     "OutputRecord",
+    "Proven",
     "PurgeRule",
     "PurgeableStudy",
     "QuarantinedImage",
@@ -77,6 +83,8 @@ __all__ = [
     "StudySummary",
     "TrailEvent",
     "Verification",
+    "Vitals",
+    "Waiting",
     "open_ledger",
 ]
 
@@ -84,7 +92,22 @@ _NOT_THE_OWNER = "42501"  # PostgreSQL's insufficient_privilege
 
 
 class Ledger(
-    Intake, Results, Commitments, Outbox, Retention, Retry, Again, Recalls, Shadows, Refusals, Trail, Views
+    Intake,
+    Results,
+    Commitments,
+    Outbox,
+    Retention,
+    Retry,
+    Again,
+    Recalls,
+    Shadows,
+    Refusals,
+    Trail,
+    Views,
+    VitalSigns,
+    History,
+    Heartbeats,
+    Populations,
 ):
     """All of it behind one name. Safe to share between threads; several processes may open the same."""
 
@@ -102,6 +125,10 @@ class Ledger(
             progress: called now and then with the number of events that were found sound.
         """
         return verify_chain(self._reading, noted or {}, progress)
+
+    def verify_next(self, head: ChainHead, *, limit: int) -> Verification:
+        """Verify the next events behind `head`, which an earlier look found sound."""
+        return verify_next(self._reading, head, limit)
 
     def close(self) -> None:
         """Close the connections."""

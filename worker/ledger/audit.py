@@ -143,6 +143,24 @@ def verify_chain(
     return Verification(events=head.events, ok=True, first_bad_seq=None, sentence=sentence, head=head)
 
 
+def verify_next(
+    reading: Callable[[], AbstractContextManager[Connection]], head: ChainHead, limit: int
+) -> Verification:
+    """Look at the events behind one that was found sound, and whether that one still stands."""
+    here = select(Event.hash).where(Event.seq == head.events)
+    page = select(Event.__table__).where(Event.seq > head.events).order_by(Event.seq).limit(limit)
+    with reading() as connection:
+        if head.events and connection.execute(here).scalar_one_or_none() != head.hash:
+            return _broken(head, f"Event {head.events} is not as it was found.", seq=head.events)
+        rows = connection.execute(page).all()
+    for event in rows:
+        if wrong := _fault(event, head):
+            return _broken(head, f"Event {event.seq} {wrong}.", seq=event.seq)
+        head = ChainHead(events=event.seq, hash=event.hash)
+    sentence = f"Event {head.events} and those before it are as they were found."
+    return Verification(events=head.events, ok=True, first_bad_seq=None, sentence=sentence, head=head)
+
+
 def _broken(head: ChainHead, sentence: str, *, seq: int) -> Verification:
     return Verification(events=head.events, ok=False, first_bad_seq=seq, sentence=sentence, head=head)
 

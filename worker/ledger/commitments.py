@@ -13,7 +13,7 @@ from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
 from worker.ledger.audit import Kind
-from worker.ledger.deliveries import Deliveries, DueDelivery, due_again, facts, move, note
+from worker.ledger.deliveries import Deliveries, DueDelivery, Proven, due_again, facts, move, note, proof_of
 from worker.ledger.models import Commitment, Delivery, DeliveryState
 from worker.ledger.store import SET_BACK, Transaction
 
@@ -30,6 +30,10 @@ class CommitmentOutcome:
     committed: int
     failed: int
     """Objects that the destination does not hold: they are sent again."""
+    proven: tuple[Proven, ...] = ()
+    """The committed ones."""
+    missing: tuple[tuple[str, str, str], ...] = ()
+    """Destination, study and SOP instance of the failed ones."""
 
 
 class Commitments(Deliveries):
@@ -103,10 +107,18 @@ class Commitments(Deliveries):
             if answered:
                 reported = update(Commitment).where(mine, Commitment.delivery_id.in_(answered))
                 writer.execute(reported.values(reported_at=writer.now))
+            proven = [row for row in committed if _commit(writer, row, report.transaction_uid)]
+            missing = [
+                row for row, reason in failed if _not_held(writer, row, reason, report.transaction_uid)
+            ]
             return CommitmentOutcome(
                 known=bool(rows),
-                committed=sum(_commit(writer, row, report.transaction_uid) for row in committed),
-                failed=sum(_not_held(writer, row, reason, report.transaction_uid) for row, reason in failed),
+                committed=len(proven),
+                failed=len(missing),
+                proven=tuple(proof_of(row, writer.now) for row in proven),
+                missing=tuple(
+                    (row.destination, row.study_instance_uid, row.sop_instance_uid) for row in missing
+                ),
             )
 
 

@@ -41,6 +41,17 @@ class DueDelivery:
     """Times in a row that the destination said it cannot understand the object."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proven:
+    """An object of which a destination has shown that it holds it."""
+
+    destination: str
+    study_instance_uid: str
+    sop_instance_uid: str
+    seconds: float
+    """From its storage there to the proof."""
+
+
 class Deliveries(Store):
     """Keeps the deliverer's state, so that a restart forgets nothing."""
 
@@ -94,13 +105,15 @@ class Deliveries(Store):
         sentence = f"The destination does not accept this kind of object from us (0x{status:04X})."
         self._set_aside(delivery_id, Kind.PARKED, DeliveryState.PARKED, status, sentence)
 
-    def delivery_verified(self, delivery_id: int) -> None:
-        """Note that a query found the object at the destination."""
+    def delivery_verified(self, delivery_id: int) -> Proven | None:
+        """Note that a query found the object at the destination; None when that is known already."""
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.STORED,))
             if row is not None:
                 change = {"state": DeliveryState.VERIFIED, "proven_at": writer.now}
                 move(writer, row, Kind.VERIFIED, change)
+                return proof_of(row, writer.now)
+        return None
 
     def delivery_missing(self, delivery_id: int, pause: timedelta) -> None:
         """Note that a query did not find an object that was stored: the same bytes are sent again."""
@@ -156,6 +169,16 @@ def facts() -> Select[*tuple[Any, ...]]:
         )
         .join_from(Delivery, Output, Delivery.output_id == Output.id)
         .join(Result, Output.result_id == Result.id)
+    )
+
+
+def proof_of(row: Row[Any], now: datetime) -> Proven:
+    """What is known of a delivery at the moment of its proof."""
+    return Proven(
+        destination=row.destination,
+        study_instance_uid=row.study_instance_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        seconds=max((now - (row.stored_at or now)).total_seconds(), 0.0),
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, s
 
 from dicom_node.errors import Reason
 from dicom_node.spool import SpooledInstance
-from worker.findings import ModelIdentity, StudyFinding
+from worker.findings import ModelIdentity, Reading, StudyFinding
 from worker.ledger.audit import Kind
 from worker.ledger.models import Disposition, Image, Job, JobState, Study
 from worker.ledger.store import SET_BACK, Store, Transaction
@@ -198,19 +198,21 @@ def dispose(writer: Transaction, claim: Claim, finding: StudyFinding, *, only_pe
     mine = [Image.study_instance_uid == claim.study_instance_uid, Image.generation.is_not(None)]
     if only_pending:
         mine.append(Image.disposition == Disposition.PENDING)
-    columns = ("disposition", "reason", "sentence", "logit", "probability")
+    columns = ("disposition", "reason", "sentence", "logit", "probability", "manufacturer", "view")
     change = update(Image).where(*mine, Image.sop_instance_uid == bindparam("sop"))
     writer.execute(change.values({name: bindparam(f"new_{name}") for name in columns}), ends)
 
 
 def _ends(finding: StudyFinding) -> Iterable[dict[str, Any]]:
     for score in finding.scores:
-        yield _end(score.reading.sop_instance_uid, Disposition.SCORED, score=(score.logit, score.probability))
+        sop, scored = score.reading.sop_instance_uid, (score.logit, score.probability)
+        yield _end(sop, Disposition.SCORED, score=scored, reading=score.reading)
     for reading in finding.set_aside:
-        yield _end(reading.sop_instance_uid, Disposition.BY_POLICY, reading.eligibility.reason)
+        sop, reason = reading.sop_instance_uid, reading.eligibility.reason
+        yield _end(sop, Disposition.BY_POLICY, reason, reading=reading)
     for rejected in finding.quarantined:
-        sop, reason = rejected.sop_instance_uid, rejected.reason
-        yield _end(sop, Disposition.QUARANTINED, reason, rejected.sentence)
+        sop = rejected.sop_instance_uid
+        yield _end(sop, Disposition.QUARANTINED, rejected.reason, rejected.sentence)
 
 
 def _end(
@@ -218,7 +220,9 @@ def _end(
     disposition: Disposition,
     reason: Reason | None = None,
     sentence: str | None = None,
+    *,
     score: tuple[float | None, float | None] = (None, None),
+    reading: Reading | None = None,
 ) -> dict[str, Any]:
     return {
         "sop": sop,
@@ -227,6 +231,8 @@ def _end(
         "new_sentence": sentence,
         "new_logit": score[0],
         "new_probability": score[1],
+        "new_manufacturer": reading.manufacturer if reading else None,
+        "new_view": reading.view if reading else None,
     }
 
 

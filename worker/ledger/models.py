@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dicom_node.errors import Reason
-from worker.findings import Role
+from worker.findings import Role, Vendor, View
 
 
 class Disposition(StrEnum):
@@ -162,6 +162,9 @@ class Image(Base):
     sentence: Mapped[str | None]
     logit: Mapped[float | None]
     probability: Mapped[float | None]
+    manufacturer: Mapped[Vendor | None]
+    """None where nothing could be read, or an earlier version read it."""
+    view: Mapped[View | None]
     purged_at: Mapped[datetime | None]
     """When it was decided that the file goes. The row stays."""
     removed_at: Mapped[datetime | None]
@@ -209,6 +212,7 @@ class Result(Base):
             "generation",
             name="uq_results_study_configuration_input_set_generation",
         ),
+        Index(None, "configuration", "recorded_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -215,10 +215,11 @@ def _tell(claim: Claim, finding: StudyFinding, job: Row[Any], hash_key: bytes) -
 
 
 def _read(reading: Reading, hash_key: bytes) -> dict[str, Any]:
-    told = {
+    told: dict[str, Any] = {
         "patient": _keyed(hash_key, reading.patient_digest.encode()),
         "accession_number": _keyed(hash_key, accession_number(reading.source)),
     }
+    told |= {"manufacturer": reading.manufacturer, "view": reading.view}
     return told | _judged(reading.eligibility)
 
 

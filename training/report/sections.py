@@ -1,0 +1,192 @@
+"""What stands on the page on the report's systems, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training import datasets
+from training.report import diagrams, figures, maps, networks, tables
+from training.report.classification import FLOOR, SETS, Measurement, confusion
+from training.report.differences import differences
+from training.report.finished import Finished
+from training.report.maps import Shown
+from training.report.pictures import save
+from training.report.published import published
+from training.systems import FEATURE_TENSORS, System
+
+PICTURES = "pictures"
+"""Folder beside the page."""
+
+
+@dataclass(kw_only=True)
+class Paper:
+    """The page as it grows."""
+
+    folder: Path
+    parts: list[str] = field(default_factory=list)
+
+    def add(self, *paragraphs: str) -> None:
+        """Put paragraphs behind the others; empty ones are left out."""
+        self.parts += [paragraph for paragraph in paragraphs if paragraph]
+
+    def picture(self, name: str, figure: Figure, says: str) -> str:
+        """Write a picture; what stands for it in Markdown."""
+        save(figure, self.folder / PICTURES / f"{name}.png")
+        return f"![{says}]({PICTURES}/{name}.png)"
+
+
+def opening(paper: Paper, done: Sequence[Finished], missing: Sequence[System], command: str) -> None:
+    """How it was made, and what the films and the baseline CNN are."""
+
+    def said(values: Sequence[str]) -> str:
+        return "; ".join(dict.fromkeys(value or "unknown" for value in values))
+
+    made = [run.configuration for run in done]
+    paper.add(
+        "# The report's systems, trained again",
+        "**Research, not a medical device.** Nothing here may guide the care of a patient.",
+        tables.missing_line(missing),
+        "## How this was made",
+        tables.table(
+            ["What", "Value"],
+            [
+                ["Command", f"`{command}`"],
+                ["Systems done", str(len(done))],
+                ["Films", f"{len(done[0].predictions.files):,}, split by {made[0].split}"],
+                ["Digest of the data (SHA-256)", f"`{made[0].data}`"],
+                ["Code (commit)", said([m.commit for m in made])],
+                ["Device", said([m.device for m in made])],
+                ["Precision of activations", said([m.precision for m in made])],
+                ["torch", said([m.torch for m in made])],
+                ["Weights begun with", said([f"{m.init} ({m.system.network})" for m in made])],
+            ],
+            words=2,
+        ),
+        "Work-flow (the report's Appendix C):",
+        paper.picture("workflow", diagrams.workflow_figure(_films(done[0]), made[0].split), "The work-flow"),
+        "Baseline CNN (the report's Appendix A):",
+        paper.picture("baseline-cnn", diagrams.cnn_figure(), "The baseline CNN"),
+    )
+
+
+def _films(run: Finished) -> dict[str, tuple[int, int]]:
+    counted = {split: confusion(run.predictions, split) for split in datasets.SPLITS}
+    return {
+        split: (c.true_positive + c.false_negative, c.false_positive + c.true_negative)
+        for split, c in counted.items()
+    }
+
+
+def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Sequence[Measurement]) -> None:
+    """Table 2, Appendix D, Figure 2 and Appendix B."""
+    paper.add(
+        "## Table 2 of the report beside ours",
+        "Percent; COVID-19 is the positive class, a film is called COVID at p > 0.5. Intervals (95 %) are of "
+        "1000 resamples of patients.",
+        tables.beside_table_2(measurements),
+        "In the report's text ResNet-18 has a validation accuracy of "
+        f"{published().other.resnet_18_dev_accuracy:.0f} %; ours: "
+        + (
+            tables.percent(tables.by_key(measurements).get(("resnet-18", "dev", "all", "accuracy")))
+            or "not run"
+        )
+        + ".",
+        "## All systems (Appendix D)",
+        "Percent. P: precision (positive predictive value), R: recall (of COVID: sensitivity; of the others: "
+        "specificity), F1: their harmonic mean; weighted: by the films of each class. Every interval is in "
+        "`metrics.csv`.",
+    )
+    if any(m.system == FLOOR for m in measurements):
+        paper.add(
+            "**Floor** is a random forest on eight statistics of a film, blind to the lungs: size, grey "
+            "values, borders. A network that does no better has shown nothing about lungs."
+        )
+    for split in SETS:
+        found = tables.metric_table(measurements, split)
+        paper.add(f"### On {tables.SET_NAMES[split]}: {tables.supports(measurements, split)}", found)
+    paper.add(
+        "Source-balanced films are of publishers that contribute both classes, and of patients that nothing "
+        "was learnt of; those of dev are among them."
+    )
+    chart = figures.trainable_figure(done, measurements)
+    if chart is not None:
+        paper.add(
+            "## Metrics against trainable tensors (Figure 2)",
+            f"DenseNet-121, of whose {FEATURE_TENSORS} parameter tensors the last ones learn. Grey: the 95 % "
+            "interval of AUROC.",
+            paper.picture("figure-2", chart, "Metrics against trainable tensors"),
+        )
+    paper.add(
+        "## Confusion matrices (Appendix B)",
+        "Films of test; a row holds the films of a class, a column what the system called them.",
+        paper.picture("confusion", figures.confusion_figure(done), "Confusion matrices on test"),
+        "Counts on every set: COVID called COVID / COVID missed / others called COVID / others called other.",
+        tables.confusion_table(done),
+    )
+
+
+def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, real: bool) -> None:
+    """Figures 3-4 and Appendix E."""
+    chosen = maps.pictured(done)
+    paper.add("## What the networks look at (Figures 3-4)")
+    if not chosen:
+        paper.add("No run holds weights, so there is no picture.")
+        return
+    paper.add(
+        "**These are real films of the test split: keep this page where the films are.**"
+        if real
+        else "The films are phantoms, computed from a generated anatomy, because the repository may hold no "
+        "patient's film. They show how the maps look, and nothing about patients.",
+        "Saliency is the report's: the largest absolute gradient of the logit over the input's channels, "
+        "each film's own maximum being 1, laid half-transparent over the film. The class activation map is "
+        "exact: the log-odds that the film would have if all of it looked like that point; their mean is the "
+        "film's logit. Red speaks for COVID-19, blue against it, with one scale for all films of a network. "
+        "Only DenseNet-121 has it. A map shows what drove the score, not where disease is. Films are "
+        "squared, as the networks take them.",
+    )
+    for run in chosen:
+        network, size = networks.load_best(run.run), run.system.size
+        found = maps.explanations(network, films, size)
+        scale = maps.full_scale_of(found)
+        lines = []
+        for number, (shown, seen) in enumerate(zip(films, found, strict=True), 1):
+            name, says = f"{run.system.name}-film-{number}", shown.caption
+            lines.append(
+                paper.picture(f"{name}-saliency", maps.saliency_figure(shown, seen), f"{says}: saliency")
+            )
+            if seen.evidence_hw is not None:
+                figure = maps.evidence_figure(shown, seen.evidence_hw, scale)
+                lines[-1] += "\n" + paper.picture(f"{name}-map", figure, f"{says}: class activation map")
+        # One film on a line, or two where there is no second map.
+        paper.add(f"### {run.system.title}", ("\n\n" if networks.has_map(network) else "\n").join(lines))
+        if run is chosen[-1] and networks.has_map(network):
+            paper.add(
+                "## Activation maps (Appendix E)",
+                f"{run.system.title}, {films[0].caption.lower()}: the first 16 channels behind each child of "
+                "`features`, each from its darkest to its brightest value (channels x height x width).",
+                paper.picture(
+                    "activations", maps.activation_figure(network, films[0], size), "Activation maps"
+                ),
+            )
+
+
+def making(paper: Paper, done: Sequence[Finished]) -> None:
+    """Times, curves, and what differs."""
+    paper.add(
+        "## Time and the epoch that was kept",
+        "Of the epochs, the first with the best accuracy on dev is kept, as in the report. For that choice, "
+        "and only there, DenseNet-121 calls a film COVID at a logit above 0.5, as the report did. Minutes "
+        "are of all epochs, each with its look at dev; the one pass of a frozen prefix is not in them.",
+        tables.time_table(done),
+        tables.time_ratio(done),
+        "## Curves",
+        "Loss of the films learnt from (red, weighted as the system weights them) and accuracy on dev (blue, "
+        "percent). The ring is the epoch that was kept.",
+        paper.picture("curves", figures.curves_figure(done), "Loss and accuracy on dev"),
+        "## What differs from the report by choice",
+        "\n".join(f"- {sentence}" for sentence in differences(done)),
+    )

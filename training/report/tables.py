@@ -1,0 +1,165 @@
+"""The tables of the page, in Markdown: Table 2 beside ours, Appendix D, counts, times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from training.report.classification import CLASSES, FLOOR, SETS, Measurement, confusion
+from training.report.finished import Finished, label_of
+from training.report.published import Doubt, published
+from training.systems import System, report_systems
+
+SET_NAMES = {"train": "train", "dev": "validation (dev)", "test": "test", "srcbal": "source-balanced"}
+_METRICS = {
+    "accuracy": ("all", "Accuracy"),
+    "precision": ("covid", "Precision"),
+    "recall": ("covid", "Recall"),
+    "f1": ("covid", "F1"),
+    "auroc": ("all", "AUROC"),
+}
+_CLASS_NAMES = {"covid": "COVID", "noncovid": "other", "weighted": "weighted"}
+_NOT_RUN = "not run yet"
+Key = tuple[str, str, str, str]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table whose first columns hold words and whose others hold numbers."""
+    ruler = [":--" if place < words else "--:" for place in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+
+
+def names() -> dict[str, str]:
+    """Short name of every system."""
+    return {system.name: label_of(system) for system in report_systems()} | {FLOOR: "Floor"}
+
+
+def by_key(measurements: Sequence[Measurement]) -> dict[Key, Measurement]:
+    """Measurements by system, split, class and metric."""
+    return {(m.system, m.split, m.label, m.metric): m for m in measurements}
+
+
+def percent(measurement: Measurement | None) -> str:
+    """A figure in percent with its interval."""
+    if measurement is None:
+        return ""
+    if measurement.low is None or measurement.high is None:
+        return f"{100 * measurement.value:.1f}"
+    return f"{100 * measurement.value:.1f} ({100 * measurement.low:.1f}-{100 * measurement.high:.1f})"
+
+
+def beside_table_2(measurements: Sequence[Measurement]) -> str:
+    """Table 2 of the report, line by line, ours with its interval; doubts are marked and explained below."""
+    found, marks, columns = by_key(measurements), _marks(), published().table2
+    there = {m.system for m in measurements}
+    header = ["Figure, %", "on"]
+    for system, column in columns.items():
+        header += [f"{column.model}, report", f"{names()[system]}, ours (95 % interval)"]
+    rows = []
+    for metric, (label, name) in _METRICS.items():
+        for split in ("train", "test", "dev"):
+            row = [name, SET_NAMES[split]]
+            for system, column in columns.items():
+                mark = marks.get((system, metric, split), "")
+                ours = percent(found.get((system, split, label, metric))) if system in there else _NOT_RUN
+                row += [f"{getattr(column, metric)[split]:.1f}{mark}", ours]
+            rows.append(row)
+    notes = [f"{marks[d.system, d.metric, d.split]} {_sentence(d)}" for d in published().doubts]
+    return table(header, rows, words=2) + "\n\n" + "  \n".join(notes)
+
+
+def metric_table(measurements: Sequence[Measurement], split: str) -> str:
+    """Appendix D for one set: every system, per class and weighted; empty where the set is not measured."""
+    found = by_key([m for m in measurements if m.split == split])
+    if not found:
+        return ""
+    parts = [(label, metric) for label in CLASSES for metric in ("precision", "recall", "f1")]
+    short = {"precision": "P", "recall": "R", "f1": "F1"}
+    header = ["System", "accuracy", "AUROC"]
+    header += [f"{_CLASS_NAMES[label]} {short[metric]}" for label, metric in parts]
+    rows = []
+    for system in dict.fromkeys(m.system for m in measurements):
+        row = [names()[system]]
+        row += [percent(found[system, split, "all", metric]) for metric in ("accuracy", "auroc")]
+        row += [f"{100 * found[system, split, label, metric].value:.1f}" for label, metric in parts]
+        rows.append(row)
+    return table(header, rows)
+
+
+def supports(measurements: Sequence[Measurement], split: str) -> str:
+    """How many films of each class a set has, in words."""
+    found = by_key(measurements)
+    first = measurements[0].system
+    covid, other = (found.get((first, split, label, "support")) for label in ("covid", "noncovid"))
+    if covid is None or other is None:
+        return "no films of both classes"
+    return f"{covid.value:.0f} COVID, {other.value:.0f} other films"
+
+
+def confusion_table(done: Sequence[Finished]) -> str:
+    """Counts of every run on every set: true positive, false negative, false positive, true negative."""
+    rows = []
+    for run in done:
+        row = [run.label]
+        for split in SETS:
+            c = confusion(run.predictions, split)
+            row.append(f"{c.true_positive} / {c.false_negative} / {c.false_positive} / {c.true_negative}")
+        rows.append(row)
+    return table(["System", *(SET_NAMES[split] for split in SETS)], rows)
+
+
+def time_table(done: Sequence[Finished]) -> str:
+    """How long each run learnt, on what, and which epoch was kept."""
+    header = [
+        "System",
+        "device",
+        "precision",
+        "minutes",
+        "seconds per epoch",
+        "epoch kept",
+        "its accuracy on dev, %",
+    ]
+    rows = [
+        [
+            run.label,
+            run.configuration.device,
+            run.configuration.precision,
+            f"{run.minutes:.1f}",
+            f"{60 * run.minutes / len(run.log):.1f}",
+            f"{run.best.epoch} of {len(run.log)}",
+            f"{100 * run.best.dev_accuracy:.1f}",
+        ]
+        for run in done
+    ]
+    return table(header, rows, words=3)
+
+
+def time_ratio(done: Sequence[Finished]) -> str:
+    """A sentence on how much less time 311 trainable tensors take than 362, in the report and here."""
+    times = published().times
+    said = (
+        f"The report's fully retrained DenseNet-121 (362 trainable tensors) took {times.retrained:.1f} "
+        f"minutes and Model 10 (311) {times.model_10_faster_by:.0f} minutes less, "
+        f"a ratio of {(times.retrained - times.model_10_faster_by) / times.retrained:.2f}"
+    )
+    ours = {run.system.trainable: run for run in done if run.system.network == "densenet-121"}
+    if not {311, 362} <= set(ours):
+        return f"{said}; ours is {_NOT_RUN}."
+    partial, full = ours[311], ours[362]
+    where = "" if partial.configuration.device == full.configuration.device else " (on different devices)"
+    return (
+        f"{said}; ours took {full.minutes:.1f} and {partial.minutes:.1f} minutes, "
+        f"a ratio of {partial.minutes / full.minutes:.2f}{where}."
+    )
+
+
+def missing_line(missing: Sequence[System]) -> str:
+    """Which systems have no run that is done."""
+    return f"Not run yet: {', '.join(label_of(system) for system in missing)}." if missing else ""
+
+
+def _marks() -> dict[tuple[str, str, str], str]:
+    return {(d.system, d.metric, d.split): f"[{n}]" for n, d in enumerate(published().doubts, 1)}
+
+
+def _sentence(doubt: Doubt) -> str:
+    return f"{published().table2[doubt.system].model}: {doubt.why}."
