@@ -57,7 +57,7 @@ def gpu(settings: Settings) -> Iterator[Check]:
     if needed and not (cards and driver and tensorrt):
         advice = "Install what is missing (NVIDIA driver and container toolkit, `covariance[tensorrt]`)."
         yield fail("gpu", f"worker.engine needs a GPU: {told}", advice)
-    elif cards and not needed:
+    elif cards and str(settings.worker.engine) == "openvino":
         yield warn("gpu", f"{told} It is not used.", "worker.engine says which engine scores.")
     else:
         yield ok("gpu", told)
