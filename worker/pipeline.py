@@ -56,13 +56,8 @@ class Pipeline:
         self._ledger = ledger
         self._scorer = scorer
         self._worker = worker
-<<<<<<< HEAD
         self._heartbeats = heartbeat_uids(settings)
         self._shadow = shadow
-=======
-        self._shadow = shadow
-        self._heartbeats = heartbeat_uids(settings)
->>>>>>> ops
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
