@@ -21,6 +21,7 @@ from worker.bundle import Bundle
 from worker.engines import DeviceUnavailable, Engine
 from worker.engines.select import candidates, open_first, open_named
 from worker.engines.tensorrt.cuda import Card, Cuda
+from worker.model_store import open_bundle_in_use
 from worker.parity import Parity, measure_parity
 from worker.settings import EngineName, Settings
 
@@ -70,7 +71,7 @@ def build_engine(settings: Settings) -> None:
         ConfigurationError: it cannot run here, or does not agree.
     """
     configure_logs(level="INFO", style=settings.log.style)
-    bundle = _bundle(settings)
+    bundle = open_bundle_in_use(settings.worker)
     started = time.monotonic()
     engine = open_first(candidates(settings.worker.engine), bundle, settings.worker)
     seconds = time.monotonic() - started
@@ -93,7 +94,7 @@ def check_engines(settings: Settings, *, seconds: float, as_json: bool) -> int:
         as_json: print one JSON document, and no table.
     """
     configure_logs(level="ERROR", style=settings.log.style)
-    bundle = _bundle(settings)
+    bundle = open_bundle_in_use(settings.worker)
     card, no_card = _card()
     console = Console(stderr=as_json)
     console.print(f"GPU: {_told(card)}" if card else f"No GPU: {no_card}", soft_wrap=True)
@@ -153,10 +154,6 @@ def _measure(engine: Engine, bundle: Bundle, batches: Iterable[int], seconds: fl
         p50, p99 = np.percentile(times, (50, 99)) * 1000
         rate = batch * len(times) / (time.perf_counter() - began)
         yield Rate(batch=batch, images_per_second=float(rate), p50_ms=float(p50), p99_ms=float(p99))
-
-
-def _bundle(settings: Settings) -> Bundle:
-    return Bundle(settings.worker.bundle, pinned=settings.worker.bundle_sha256)
 
 
 def _card() -> tuple[Card | None, str]:
