@@ -32,7 +32,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.secret_files import SecretFiles
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
-SECRETS_DIRECTORY = "COVARIANCE_SECRETS"
+SECRETS_DIRECTORY = "COVARIANCE_SECRETS"  # pragma: allowlist secret (its name)
 FAILPOINTS = "COVARIANCE_FAILPOINTS"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
