@@ -31,10 +31,10 @@ def upgrade() -> None:
         sa.Column("sop_instance_uid", sa.Text(), nullable=False),
         sa.Column("model_sha256", sa.Text(), nullable=False),
         sa.Column("positive", sa.Boolean(), nullable=False),
-        sa.Column("probability", sa.Float(), nullable=False),
+        sa.Column("probability", sa.Double(), nullable=False),
         sa.Column("shadow_sha256", sa.Text(), nullable=False),
         sa.Column("shadow_positive", sa.Boolean(), nullable=False),
-        sa.Column("shadow_probability", sa.Float(), nullable=False),
+        sa.Column("shadow_probability", sa.Double(), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_shadow_scores"),
         sa.UniqueConstraint(
