@@ -52,8 +52,10 @@ def test_a_node_that_takes_few_is_only_asked_for_its_port(node, tmp_path):
     """The log tells of callers who were rejected: the health check is not among them."""
     restricted = node(allowed_callers=["CT1"])
     assert ask(restricted, "node") == f"port {restricted.node.port} is open"
-    assert "rejected" not in (tmp_path / "log").read_text()
-    assert "warning" not in (tmp_path / "log").read_text()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert not any("rejected" in line for line in lines)
+    # There is no broker here, and the node says so now and then.
+    assert [line for line in lines if "warning" in line and "broker_away" not in line] == []
 
 
 @pytest.mark.parametrize("callers", [(), ("CT1",)])
