@@ -28,7 +28,7 @@ from dicom_node.negotiation import (
 )
 from dicom_node.refusals import Refused
 from dicom_node.status import Status
-from dicom_node.wire import ConnectionLost, Control, PduType, ProtocolError, Wire, p_data
+from dicom_node.wire import ConnectionLost, Control, NothingSaid, PduType, ProtocolError, Wire, p_data
 
 log = get_logger("association")
 
@@ -100,6 +100,8 @@ class Acceptor:
             metrics.ABORTED.labels("protocol").inc()
             log.warning("association_aborted", address=self._origin.address, why=str(error))
             self._abort()
+        except NothingSaid:
+            log.debug("port_checked", address=self._origin.address)
         except ConnectionLost as error:
             metrics.ABORTED.labels("lost").inc()
             log.warning("association_lost", address=self._origin.address, why=str(error))

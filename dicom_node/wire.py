@@ -50,6 +50,10 @@ class ConnectionLost(Retryable):
     """The peer closed, reset or aborted the association, or was silent for too long."""
 
 
+class NothingSaid(ConnectionLost):
+    """The peer closed the connection before its first byte: a health check or a load balancer."""
+
+
 class ProtocolError(CovarianceError):
     """The peer sent what is no DICOM, or breaks what was negotiated: the association is to be aborted."""
 
@@ -74,6 +78,7 @@ class Wire:
         connection.settimeout(min(timeout, lifetime))
         self._end_of_life = time.monotonic() + lifetime
         self._deadline = 0.0
+        self._heard = False
         # Small, until somebody is known: thousands of bytes for a connection that says nothing, no million.
         self._buffer = memoryview(bytearray(_SMALL_BUFFER_BYTES))
         self._start = self._end = 0
@@ -138,7 +143,8 @@ class Wire:
         except OSError as error:
             raise ConnectionLost(tls.in_words(error)) from error
         if count == 0:
-            raise ConnectionLost("the peer closed the connection")
+            raise (ConnectionLost if self._heard else NothingSaid)("the peer closed the connection")
+        self._heard = True
         if (now := time.monotonic()) > self._deadline:
             over = now > self._end_of_life
             raise ConnectionLost(f"the {'association' if over else 'PDU'} was not complete in time")

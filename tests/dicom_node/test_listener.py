@@ -109,6 +109,22 @@ def test_a_busy_association_ends_at_last(listen: Callable[..., Listening]) -> No
     peer.close()
 
 
+def test_a_check_of_the_port_is_no_matter(listen: Callable[..., Listening]) -> None:
+    """Who connects and goes without a byte is a health check: no warning; who goes in mid-word is told of."""
+    node = listen(plain=True)
+
+    def events(said: bytes) -> list[tuple[str, str]]:
+        with capture_logs() as logs:
+            peer = connect(node)
+            peer.sendall(said)
+            peer.close()
+            eventually(lambda: bool(logs))
+            return [(line["log_level"], line["event"]) for line in logs]
+
+    assert events(b"") == [("debug", "port_checked")]
+    assert events(b"\1\0") == [("warning", "association_lost")]
+
+
 def test_an_object_that_never_ends_is_cut(listen: Callable[..., Listening]) -> None:
     """A data set in PDUs of one byte holds its seat until the time is over, and leaves no file."""
     node = listen(association_timeout=0.5, maximum_associations=1)
