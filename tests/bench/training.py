@@ -112,7 +112,8 @@ def _loading(size: int) -> list[float]:
     """Films per second from JPEG to the network's size, without the digest's cache."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        content = cv2.imencode(".jpg", radiograph(7, rows=640, columns=512))[1].tobytes()
+        film_HW = cv2.normalize(radiograph(7, rows=640, columns=512), None, 0, 255, cv2.NORM_MINMAX)
+        content = cv2.imencode(".jpg", film_HW.astype("uint8"))[1].tobytes()
         (data / "film.jpg").write_bytes(content)
         record = {"file": "film.jpg", "target": "covid", "split": "train", "patient_group": "1"}
         record |= dict.fromkeys(("origin", "licence", "licence_class", "label", "view"), "")
