@@ -129,8 +129,12 @@ def restore(settings: Settings, directory: Path) -> None:
 
 
 def _claim(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(directory.iterdir()):
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = any(directory.iterdir())
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be written: {error.strerror}.") from None
+    if held:
         raise ConfigurationError(f"{directory} is not empty: name a new directory for each backup.")
 
 

@@ -19,6 +19,7 @@ from dicom_node.spool import Spool, SpooledInstance
 from worker import metrics
 from worker.findings import KeptOutput, Output, StudyFinding
 from worker.heartbeat import heartbeat_uids
+from worker.keep import keep
 from worker.lease import Lease
 from worker.ledger import Claim, Ledger, Recorded
 from worker.scorer import Scorer, reportable
@@ -203,28 +204,12 @@ class Pipeline:
         kept: list[KeptOutput] = []
         try:
             for output in outputs:
-                kept.append(self._keep(claim, output))
+                kept.append(keep(self._spool, claim.study_instance_uid, output))
         except Retryable:
             # The next try makes other bytes: on a full disk these would be in the way.
             self._drop(kept)
             raise
         return kept
-
-    def _keep(self, claim: Claim, output: Output) -> KeptOutput:
-        try:
-            path = self._spool.outbox.keep(
-                claim.study_instance_uid, output.sop_instance_uid, output.content, sha256=output.sha256
-            )
-        except OSError as error:
-            raise Retryable(f"The outbox cannot be written: {type(error).__name__} {error.errno}.") from None
-        return KeptOutput(
-            role=output.role,
-            sop_class_uid=output.sop_class_uid,
-            sop_instance_uid=output.sop_instance_uid,
-            series_instance_uid=output.series_instance_uid,
-            sha256=output.sha256,
-            path=path,
-        )
 
     def _drop(self, kept: Sequence[KeptOutput]) -> None:
         # The path holds the digest of the bytes: what another worker recorded lies under another name.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dicom_node.errors import Retryable
 from dicom_node.logs import get_logger
 from dicom_node.spool import Spool
-from worker.findings import KeptOutput, Output, Reading
+from worker.findings import KeptOutput, Reading
 from worker.guard import Decoders
+from worker.keep import keep
 from worker.ledger import Ledger, ModelResult
 from worker.report.identity import study_of
 from worker.report.withdrawal import Why, Withdrawn, encode_rejection, encode_withdrawal
@@ -88,21 +88,5 @@ class Recaller:
                 if takes_notes
                 else encode_withdrawal(withdrawn, source, report)
             )
-            kept[takes_notes] = self._keep(result.study_instance_uid, made)
+            kept[takes_notes] = keep(self._spool, result.study_instance_uid, made)
         return {name: kept[self._notes[name]] for name in names}
-
-    def _keep(self, study: str, output: Output) -> KeptOutput:
-        try:
-            path = self._spool.outbox.keep(
-                study, output.sop_instance_uid, output.content, sha256=output.sha256
-            )
-        except OSError as error:
-            raise Retryable(f"The outbox cannot be written: {type(error).__name__} {error.errno}.") from None
-        return KeptOutput(
-            role=output.role,
-            sop_class_uid=output.sop_class_uid,
-            sop_instance_uid=output.sop_instance_uid,
-            series_instance_uid=output.series_instance_uid,
-            sha256=output.sha256,
-            path=path,
-        )

@@ -129,3 +129,12 @@ def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
     engine.dispose()
     with pytest.raises(ConfigurationError, match="holds a ledger already"):
         restore(at(new, "c"), tmp_path / "backup")
+
+
+def test_a_place_that_takes_nothing_is_named(tmp_path):
+    """A directory that cannot be made is one sentence."""
+    from deploy.backup import _claim
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        _claim(tmp_path / "file" / "backup")
