@@ -15,7 +15,7 @@ from dicom_node.logs import configure_logs, get_logger
 from training import checkpoint, datasets, floor, splits
 from training.candidates import read_candidates
 from training.card import CARD, write_card
-from training.device import best_device
+from training.device import best_device, denormals_flushed
 from training.evaluate import Evaluation, measured
 from training.evaluate import evaluate as evaluate_logits
 from training.explain.examine import explain as explain_maps
@@ -252,7 +252,8 @@ def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:
 def main() -> None:
     """Run a command; what we raise on purpose is one sentence, not a traceback."""
     try:
-        app()
+        with denormals_flushed():
+            app()
     except CovarianceError as error:
         typer.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,23 @@ def best_device(*, half: bool = True) -> Device:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return Device(device=torch.device("cuda"), name=name, half=half and torch.cuda.is_bf16_supported())
-    # Numbers too small for the normal form cost a hundred times as much, and mean nothing here.
-    torch.set_flush_denormal(True)
     flags = _processor("flags").split()
     name = f"{_processor('model name') or platform.processor()}, {torch.get_num_threads()} threads"
     return Device(device=torch.device("cpu"), name=name, half=half and "avx512_bf16" in flags)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Numbers too small for the normal form are zero: they cost a hundred times as much and mean nothing.
+
+    The setting is the thread's, so that whoever computes in it afterwards must find it as it was; it is to
+    be made before torch starts the threads that inherit it.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _processor(field: str) -> str:

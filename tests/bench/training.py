@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tests.bench.measure import Figures
 from training import datasets
 from training.densenet import DenseNet121
-from training.device import Device, best_device
+from training.device import Device, best_device, denormals_flushed
 from training.freeze import Frozen
 from training.systems import report_systems
 from worker.phantom import radiograph
@@ -131,4 +131,5 @@ def _loading(size: int) -> list[float]:
     return rates
 
 
-main()
+with denormals_flushed():
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import structlog
 
@@ -22,6 +24,7 @@ def run_command(monkeypatch):
         monkeypatch.setattr("sys.argv", ["training", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
+        assert sys.float_info.min / 2 > 0, "the command left the thread without denormal numbers"
         return ended.value.code
 
     yield run
