@@ -9,13 +9,16 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom images images-smoke images-sbom clean
+.PHONY: help demo newcomer serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom images images-smoke images-sbom clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.serving ## Whole way with a stand-in PACS (PACS=host:port/AET, STUDIES=path, VERIFY=find)
 	@$(BIN)/covariance demo $(if $(PACS),--pacs '$(PACS)') $(if $(STUDIES),--studies '$(STUDIES)') $(if $(VERIFY),--verify '$(VERIFY)')
+
+newcomer: .venv/.developing ## From a fresh clone to results in a real Orthanc, timed; writes build/newcomer.json
+	$(BIN)/python -m tests.newcomer
 
 serve: .venv/.serving ## Run the stack on this machine (CONFIG=file)
 	@$(BIN)/covariance $(if $(CONFIG),--config '$(CONFIG)') up
