@@ -29,6 +29,7 @@ from training.report.page import Pictures, write_report
 from training.reproduce import report_films
 from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings
+from training.soup import average_runs
 from training.systems import SYSTEMS, read_systems, select
 from training.train import CHECKPOINT, CONFIGURATION, infer, load_network
 from training.train import train as train_network
@@ -42,6 +43,7 @@ Data = Annotated[Path, typer.Option(help="Folder with the catalogue `manifest.cs
 Run = Annotated[Path, typer.Option(help="Run directory: configuration, log, checkpoint, evaluation.")]
 Cache = Annotated[Path, typer.Option(help="Folder for films that went through the recipe.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with training settings.")]
+Seed = Annotated[int | None, typer.Option(help="Instead of the configuration's.")]
 Bundle = Annotated[Path, typer.Option(help="Directory of the bundle.")]
 Version = Annotated[str, typer.Option(help="Version of the bundle.")]
 
@@ -53,29 +55,55 @@ def prepare() -> None:
 
 
 @app.command()
-def train(data: Data, run: Run, config: Config = None, cache: Cache = Path("build")) -> None:
+def train(
+    data: Data, run: Run, config: Config = None, seed: Seed = None, cache: Cache = Path("build")
+) -> None:
     """Train, or go on where the run stopped."""
-    settings = read_settings(config) if config else TrainingSettings()
+    settings = _settings(config, seed)
     rows = datasets.read_rows(data)
     train_network(settings, rows, datasets.load_inputs(data, rows, cache), run)
 
 
 @app.command()
-def leave_out(data: Data, run: Run, config: Config = None, cache: Cache = Path("build")) -> None:
+def leave_out(
+    *,
+    data: Data,
+    run: Run,
+    config: Config = None,
+    seed: Seed = None,
+    fold: Annotated[list[str] | None, typer.Option(help="A fold's name; repeat for more.")] = None,
+    cache: Cache = Path("build"),
+) -> None:
     """Train with one source left out after the other; the mean AUROC there chooses between candidates."""
-    settings = read_settings(config) if config else TrainingSettings()
+    settings = _settings(config, seed)
     rows = datasets.read_rows(data)
     inputs_NHW = datasets.load_inputs(data, rows, cache)
-    found = leave_one_source_out(settings, rows, inputs_NHW, floor.statistics(data, rows), run)
-    for name, fold in found.folds.items():
+    found = leave_one_source_out(
+        settings, rows, inputs_NHW, floor.statistics(data, rows), run, only=fold or ()
+    )
+    for name, left in found.folds.items():
         log.info(
             "left_out",
             source=name,
-            films=fold.films,
-            auroc=str(fold.auroc),
-            floor_auroc=str(fold.floor_auroc),
+            films=left.films,
+            auroc=str(left.auroc),
+            floor_auroc=str(left.floor_auroc),
         )
     log.info("left_out_mean", auroc=round(found.mean, 4))
+
+
+@app.command()
+def soup(
+    *,
+    data: Data,
+    of: Annotated[list[Path], typer.Option(help="Directory of a finished run; repeat for more.")],
+    run: Run,
+    cache: Cache = Path("build"),
+) -> None:
+    """Make one network of runs that began alike, the mean of their weights; it is a run like any other."""
+    rows = datasets.read_rows(data)
+    whole = average_runs(of, rows, datasets.load_inputs(data, rows, cache), run)
+    log.info("mean_written", run=str(run), members=len(whole.mean_of), init=whole.init)
 
 
 @app.command()
@@ -162,7 +190,7 @@ def bundle(
     version: Version = "0.0.1",
 ) -> None:
     """Train, evaluate and export, one after the other."""
-    train(data, run, config, cache)
+    train(data, run, config, cache=cache)
     evaluate(data, run, cache)
     export(data, run, bundle, version)
 
@@ -234,6 +262,11 @@ def report(
     command += f" --data {data}" if data else ""
     command += f" --pictures {pictures.value}" if pictures is Pictures.FILMS else ""
     write_report(runs, out, data=data, pictures=pictures, command=command)
+
+
+def _settings(config: Path | None, seed: int | None) -> TrainingSettings:
+    settings = read_settings(config) if config else TrainingSettings()
+    return settings if seed is None else settings.model_copy(update={"seed": seed})
 
 
 def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:

@@ -133,10 +133,13 @@ def _point(point: OperatingPoint) -> str:
 
 
 def _replanned(run: RunRecord) -> str:
-    if not run.planned_anew:
-        return ""
-    epochs = " and ".join(map(str, run.planned_anew))
-    return f" The stages ahead were planned anew after epoch {epochs}."
+    said = ""
+    if run.planned_anew:
+        epochs = " and ".join(map(str, run.planned_anew))
+        said = f" The stages ahead were planned anew after epoch {epochs}."
+    if run.mean_of:
+        said += f"\n  The weights are the mean of {len(run.mean_of)} such runs with other seeds."
+    return said
 
 
 def _stages(settings: TrainingSettings) -> str:

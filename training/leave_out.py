@@ -61,8 +61,12 @@ def leave_one_source_out(
     inputs_NHW: NDArray[np.uint8],
     statistics_N8: NDArray[np.float64],
     run: Path,
+    *,
+    only: Sequence[str] = (),
 ) -> LeaveOut:
     """Train once for each fold, below `run`, and measure each on what it has not seen.
+
+    What is trained already, or put there by `soup`, is measured only.
 
     Args:
         settings: of the candidate; `leave_out` is set for each fold.
@@ -70,13 +74,17 @@ def leave_one_source_out(
         inputs_NHW: recipe outputs in the order of `rows`.
         statistics_N8: the floor's input in the order of `rows`.
         run: directory; each fold's run directory stands in it.
+        only: names of folds; without one all.
 
     Raises:
-        ConfigurationError: a fold has no films of a class; or see `train`.
+        ConfigurationError: a fold is unknown or has no films of a class; or see `train`.
     """
     labels_N, patients_N = targets(rows), np.array([row.patient_group for row in rows])
     folds: dict[str, Fold] = {}
-    for name, origins in FOLDS.items():
+    for name in only or FOLDS:
+        if name not in FOLDS:
+            raise ConfigurationError(f"`{name}` is no fold: choose of {', '.join(FOLDS)}.")
+        origins = FOLDS[name]
         learnt_N, asked_N = _learnt(rows, origins), _asked(rows, origins)
         for what, set_N in (("learns from", learnt_N), ("asks", asked_N)):
             if len(set(labels_N[set_N])) != 2:

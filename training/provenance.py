@@ -39,6 +39,8 @@ class RunRecord(_Part):
     """Of the activations."""
     planned_anew: tuple[int, ...] = ()
     """Epochs after which the stages ahead were changed; the settings hold the last plan."""
+    mean_of: tuple[str, ...] = ()
+    """SHA-256 of the checkpoints whose mean the network is, see `soup`; the settings are the first one's."""
 
 
 class Source(_Part):

@@ -90,7 +90,7 @@ def infer(model: nn.Module, inputs_NHW: NDArray[np.uint8], batch: int = 16) -> N
     """Logits `(N,)` of recipe outputs `(N, H, W)`, in float32."""
     model.eval()
     parts = [
-        model(_pixels(inputs_NHW[start : start + batch]))[0] for start in range(0, len(inputs_NHW), batch)
+        model(pixels(inputs_NHW[start : start + batch]))[0] for start in range(0, len(inputs_NHW), batch)
     ]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
@@ -140,7 +140,7 @@ class _Views:
         for start in range(0, self._count, batch):
             chosen = order[start : start + batch]
             views = np.stack([augment(self._films_NHW[i], size, random) for i in chosen])
-            yield _pixels(views), torch.from_numpy(self._targets_NT[chosen])
+            yield pixels(views), torch.from_numpy(self._targets_NT[chosen])
 
 
 class _Learner:
@@ -185,8 +185,8 @@ class _Learner:
         parts = []
         for start in range(0, len(inputs_NHW), self.settings.batch):
             with self.device.autocast():
-                pixels = _pixels(inputs_NHW[start : start + self.settings.batch]).to(self.device.device)
-                parts.append(self.average(pixels).float())
+                films_B1HW = pixels(inputs_NHW[start : start + self.settings.batch])
+                parts.append(self.average(films_B1HW.to(self.device.device)).float())
         logits: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return logits
 
@@ -195,7 +195,8 @@ class _Learner:
         checkpoint.write_checkpoint(path, self.model, self.average, self.optimiser, metadata)
 
 
-def _pixels(inputs_BHW: NDArray[np.uint8]) -> Tensor:
+def pixels(inputs_BHW: NDArray[np.uint8]) -> Tensor:
+    """Recipe outputs `(B, H, W)` as the network takes them, `(B, 1, H, W)` in [0, 1]."""
     return torch.from_numpy(inputs_BHW[:, None].astype(np.float32) / np.float32(255))
 
 
@@ -220,6 +221,8 @@ def _begin(
         raise ConfigurationError(
             f"The run {path.parent} has other settings or films: choose a new directory."
         )
-    checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
+    if epochs < settings.epochs:
+        checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
     anew = before.planned_anew + ((epochs,) if before.settings != settings else ())
-    return record.model_copy(update={"planned_anew": anew}), epochs
+    kept = {"planned_anew": anew, "mean_of": before.mean_of, "init": before.init}
+    return record.model_copy(update=kept), epochs
