@@ -276,7 +276,9 @@ def _conclude(
     console.print("Research software, not a medical device.", style="dim")
     overlays = sorted((folder / "overlays").glob("*.png"))
     command = _near(Path(sys.executable).with_name("covariance"))
-    console.print(f"Overlays  {_near(folder / 'overlays')} ({len(overlays)} PNG)", soft_wrap=True)
+    # Only the stand-in's store lies here; a real PACS shows what it got in its own viewer.
+    seen = f"{_near(folder / 'overlays')} ({len(overlays)} PNG)" if overlays else "in the studies at the PACS"
+    console.print(f"Overlays  {seen}", soft_wrap=True)
     console.print(f"Log       {_near(folder / 'stack.log')}", soft_wrap=True)
     console.print(f"Look      {command} --config {_near(folder / 'covariance.toml')} status", soft_wrap=True)
 

@@ -47,11 +47,11 @@ def main() -> int:
             results = _results(orthanc)
         finally:
             orthanc.program.stop()
+    CONSOLE.print(f"{seconds:.0f} s from the clone to results in Orthanc (mark: {MARK} s).")
     CONSOLE.print(
-        f"Clone to results in Orthanc: {seconds:.0f} s (mark: {MARK} s). Studies with an SR and a heatmap:"
-    )
-    CONSOLE.print(
-        f"{results['SR+OT']} of {sum(results.values())}; with an SR that says why not: {results['SR']}."
+        f"Of {sum(results.values())} studies {results['SR+OT']} hold a report and a heatmap there, "
+        f"{results['SR']} a report that says why not.",
+        soft_wrap=True,
     )
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"seconds": round(seconds, 1), "studies": results}, indent=2) + "\n")
