@@ -20,7 +20,7 @@ from tests.deploy.drift import DEPLOY, IMAGES, VERSION
 from worker.settings import Settings, load_settings
 
 COMPOSE = DEPLOY / "compose"
-FILES = ["compose", "gpu", "tryout"]
+FILES = sorted(file.stem for file in COMPOSE.glob("*.yaml"))
 OURS = re.compile(r"localhost/covariance/([a-z-]+):(.+)")
 
 
