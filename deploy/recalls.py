@@ -16,8 +16,8 @@ from worker.report.withdrawal import Why
 from worker.settings import Settings
 
 _SHORTEST = 8
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 """Characters of a digest that must be given."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def recall_model(settings: Settings, digest: str, *, why: Why, sentence: str, really: bool) -> int:

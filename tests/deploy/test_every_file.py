@@ -37,6 +37,7 @@ deploy/monitoring/rules.yml               tests/deploy/test_monitoring.py       
 deploy/monitoring/rules_test.yml          tests/deploy/test_monitoring.py        "rules_test.yml"
 deploy/monitoring/grafana/*.json          tests/deploy/test_monitoring.py        dashboard_queries()
 deploy/containers/*.Containerfile         tests/deploy/test_containers.py        sorted(IMAGES)
+deploy/containers/build                   tests/deploy/test_containers.py        deploy/containers/build
 deploy/containers/uv.txt                  tests/deploy/test_containers.py        "uv.txt"
 deploy/__init__.py                        tests/deploy/test_cli.py               covariance("--config"
 deploy/__main__.py                        tests/deploy/conftest.py               "-m", "deploy"
@@ -80,7 +81,6 @@ deploy/wrap.py                            tests/deploy/test_score.py            
 
 ELSEWHERE = """
 # file                                    why not here                             what shows it there
-deploy/containers/build                   needs buildah and a Debian mirror      | make images
 deploy/containers/debian-base             needs root and a Debian mirror         | make images
 deploy/containers/install-locked          runs while an image is built           | make images
 deploy/containers/install-covariance      runs while an image is built           | make images
