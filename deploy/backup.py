@@ -189,7 +189,7 @@ def _load(settings: Settings, dump: Path) -> None:
         return
     engine = make_engine(settings.database.url)
     try:
-        if migrate.revisions(engine)[0] is not None:
+        if migrate.standing(engine).found is not None:
             raise ConfigurationError(
                 "The database of database.url holds a ledger already: name an empty one."
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
-from itertools import groupby
+from string import Template
 
 from pydicom.uid import UID
 
@@ -15,24 +14,139 @@ from dicom_node.server import contexts_of
 from dicom_node.status import Status
 from worker.settings import Destination, Settings
 
-_WIDTH = 118
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _BOTH = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
-_CHARACTER_SETS = "Identifiers are copied byte for byte with the Specific Character Set of the film."
+_STATEMENT = Template("""\
+# DICOM Conformance Statement: CoVariance $version
+
+Written by `covariance conformance` from the configuration in force. Research software, not a medical
+device.
+
+## 1 Conformance statement overview
+
+CoVariance receives radiographs, scores them, and writes structured reports and secondary captures back.
+
+$classes
+
+## 2 Table of contents
+
+- 1 Overview
+- 3 Introduction
+- 4 Networking
+- 5 Media interchange
+- 6 Transformation of DICOM to CDA
+- 7 Character sets
+- 8 Security
+- 9 Annexes
+
+## 3 Introduction
+
+For those who connect CoVariance to a PACS or a modality. It says what associations negotiate; that two
+systems work together is for a test to show: `covariance doctor` begins it.
+
+## 4 Networking
+
+### 4.1 Implementation model
+
+Two application entities share one AE title. *NODE* accepts associations: it keeps what it is sent, and
+answers success only when that is durable on its disk. *DELIVER* opens associations: it sends results, asks
+for storage commitment or queries for proof, and tries again without an end.
+
+AE title: `$ae_title`
+
+### 4.2 AE specifications
+
+#### 4.2.1 NODE: associations that are accepted
+
+$listener
+
+Associations are rejected with 1,1,3 (calling AE title not recognised), 1,1,7 (called AE title not
+recognised), 1,1,2 (application context), 1,2,2 (protocol version) and 2,3,2 (local limit exceeded).
+
+Presentation contexts that are accepted:
+
+$accepted
+
+Of storage commitment the node takes N-EVENT-REPORT on associations that the peer opens, with the peer in
+the role of SCP (role selection).
+
+Statuses of C-STORE:
+
+$statuses
+
+#### 4.2.2 DELIVER: associations that are opened
+
+$sender
+
+$proposed
+
+Answers to C-STORE: 0000 and Bxxx store; 0111 counts as stored until proof says otherwise; A7xx and 0213 are
+tried again; 0122 and 0124 set the object aside; any other status does so after it was given $refusals times
+in a row.
+
+### 4.3 Network interfaces
+
+TCP/IP as the operating system has it, IPv4 and IPv6.
+
+### 4.4 Configuration
+
+All parameters are in one TOML file, described in `deploy/covariance.toml`. AE titles, ports, SOP classes
+and destinations are among them; callers and certificates are taken up without a restart.
+
+## 5 Media interchange
+
+None.
+
+## 6 Transformation of DICOM to CDA
+
+None.
+
+## 7 Support of character sets
+
+All of the standard. Identifiers are copied byte for byte with the Specific Character Set of the film. Text
+of our own is ASCII.
+
+## 8 Security
+
+BCP 195 TLS Profile (PS3.15 B.12) for the listener: $tls; both sides show a certificate. Revocation lists:
+$crl. Destinations are reached over TLS where `destinations.tls` is set. Audit messages (PS3.15 A.5) go over
+TLS syslog where `audit.syslog_host` is set.
+
+## 9 Annexes
+
+### 9.1 Objects that are made
+
+| IOD | content |
+|---|---|
+| Comprehensive 3D SR | TID 1500: a measurement group a film (probability, presence, heatmap), an evaluation |
+| Secondary Capture Image | the film with its class activation map, RGB, Explicit VR Little Endian |
+| Key Object Selection | TID 2010, (113001, DCM) or (113037, DCM), after `covariance recall`, IHE IOCM |
+
+Patient and study attributes are those of the film, byte for byte. Study Instance UID is the film's; all
+other UIDs are under 2.25 and derived from the images and the model: the same result is the same object.
+
+### 9.2 Private attributes and extensions
+
+None in what is sent. No object is changed that was received.
+""")
 
 
 def statement(settings: Settings) -> str:
     """The whole statement as Markdown."""
-    parts = (_overview, _introduction, _model, _acceptor, _initiator, _interfaces, _configuration, _rest)
-    lines = [line for part in parts for line in (*part(settings), "")]
-    return "\n".join(_wrapped(lines)).rstrip() + "\n"
-
-
-def _wrapped(lines: Sequence[str]) -> Iterator[str]:
-    """The lines with the paragraphs among them set anew."""
-    for is_prose, group in groupby(lines, lambda line: bool(line) and line[0] not in "#|-"):
-        together = list(group)
-        yield from textwrap.wrap(" ".join(together), _WIDTH) if is_prose else together
+    tls = settings.tls
+    return _STATEMENT.substitute(
+        version=version("covariance"),
+        classes=_lines(_classes(settings)),
+        ae_title=settings.node.ae_title,
+        listener=_lines(_listener(settings)),
+        accepted=_lines(_contexts(accepted(settings))),
+        statuses=_lines(_statuses()),
+        sender=_lines(_sender(settings)),
+        proposed="\n\n".join(_proposals(settings)),
+        refusals=settings.delivery.permanent_attempts,
+        tls="on" if tls.enabled else "off",
+        crl="looked up" if tls.crl else "not used",
+    )
 
 
 def accepted(settings: Settings) -> list[tuple[str, str]]:
@@ -59,20 +173,8 @@ def proposed(destination: Destination) -> list[tuple[str, str]]:
     return found
 
 
-def _overview(settings: Settings) -> Iterator[str]:
-    yield f"# DICOM Conformance Statement: CoVariance {version('covariance')}"
-    yield ""
-    yield "Written by `covariance conformance` from the configuration in force. Research software, not a"
-    yield "medical device."
-    yield ""
-    yield "## 1 Conformance statement overview"
-    yield ""
-    yield "CoVariance receives radiographs, scores them, and writes structured reports and"
-    yield "secondary captures back."
-    yield ""
-    yield "| SOP class | UID | user of service (SCU) | provider of service (SCP) |"
-    yield "|---|---|---|---|"
-    node = settings.node
+def _classes(settings: Settings) -> Iterator[str]:
+    yield from _head("SOP class", "UID", "user of service (SCU)", "provider of service (SCP)")
     sent = {uid for one in settings.destinations for uid, _ in proposed(one)} or {
         uids.COMPREHENSIVE_3D_SR,
         uids.SECONDARY_CAPTURE,
@@ -82,88 +184,30 @@ def _overview(settings: Settings) -> Iterator[str]:
     for uid in (*taken, *sorted(sent - taken.keys())):
         scp = "no (takes reports)" if uid == uids.STORAGE_COMMITMENT else "yes" if uid in taken else "no"
         scu = "yes" if uid in sent or uid == uids.VERIFICATION else "no"
-        aside = ", kept and not analysed" if uid in node.set_aside_sop_classes else ""
+        aside = ", kept and not analysed" if uid in settings.node.set_aside_sop_classes else ""
         yield f"| {_name(uid)} | {uid} | {scu} | {scp}{aside} |"
-    yield ""
-    yield "## 2 Table of contents"
-    yield ""
-    for line in (
-        "1 Overview",
-        "3 Introduction",
-        "4 Networking",
-        "5 Media interchange",
-        "6 Transformation of DICOM to CDA",
-        "7 Character sets",
-        "8 Security",
-        "9 Annexes",
-    ):
-        yield f"- {line}"
 
 
-def _introduction(_: Settings) -> Iterator[str]:
-    yield "## 3 Introduction"
-    yield ""
-    yield "For those who connect CoVariance to a PACS or a modality. It says what associations"
-    yield "negotiate; that two"
-    yield "systems work together is for a test to show: `covariance doctor` begins it."
-
-
-def _model(settings: Settings) -> Iterator[str]:
-    yield "## 4 Networking"
-    yield ""
-    yield "### 4.1 Implementation model"
-    yield ""
-    yield "Two application entities share one AE title. *NODE* accepts associations: it keeps"
-    yield "what it is sent, and"
-    yield "answers success only when that is durable on its disk. *DELIVER* opens associations:"
-    yield "it sends results,"
-    yield "asks for storage commitment or queries for proof, and tries again without an end."
-    yield ""
-    yield f"AE title: `{settings.node.ae_title}`"
-
-
-def _acceptor(settings: Settings) -> Iterator[str]:
+def _listener(settings: Settings) -> Iterator[str]:
     node, tls = settings.node, settings.tls
-    yield "### 4.2 AE specifications"
-    yield ""
-    yield "#### 4.2.1 NODE: associations that are accepted"
-    yield ""
     ports = [f"{node.host}:{node.port}"] * node.plain + [f"{node.host}:{tls.port} (TLS)"] * tls.enabled
     callers = dict.fromkeys((*node.allowed_callers, *(one.ae_title for one in node.callers)))
-    yield from _table(
-        ("Application context", "1.2.840.10008.3.1.1.1"),
-        ("Implementation class UID", uids.IMPLEMENTATION_CLASS),
-        ("Implementation version name", uids.IMPLEMENTATION_VERSION),
-        ("Ports", ", ".join(ports)),
-        ("Calling AE titles", ", ".join(callers) or "any"),
-        ("Associations at the same time", node.maximum_associations),
-        ("Largest PDU received, bytes", node.maximum_pdu_bytes),
-        ("Largest data set, bytes", node.maximum_object_bytes),
-        ("Asynchronous operations window", "not supported: one operation at a time"),
-        ("Seconds without a PDU until an abort", f"{node.network_timeout:g}"),
-        ("SOP class extended negotiation", "none"),
-    )
-    yield ""
-    yield "Associations are rejected with 1,1,3 (calling AE title not recognised), 1,1,7 (called AE title not"
-    yield "recognised), 1,1,2 (application context), 1,2,2 (protocol version) and 2,3,2 (local"
-    yield "limit exceeded)."
-    yield ""
-    yield "Presentation contexts that are accepted:"
-    yield ""
-    yield "| abstract syntax | UID | transfer syntax | UID | role |"
-    yield "|---|---|---|---|---|"
-    for uid, syntax in accepted(settings):
-        role = "SCU" if uid == uids.STORAGE_COMMITMENT else "SCP"
-        yield f"| {_name(uid)} | {uid} | {_name(syntax)} | {syntax} | {role} |"
-    yield ""
-    yield "Of storage commitment the node takes N-EVENT-REPORT on associations that the peer"
-    yield "opens, with the peer in"
-    yield "the role of SCP (role selection)."
-    yield ""
-    yield "Statuses of C-STORE:"
-    yield ""
-    yield "| status | meaning |"
-    yield "|---|---|"
+    yield from _head("parameter", "value")
+    yield "| Application context | 1.2.840.10008.3.1.1.1 |"
+    yield f"| Implementation class UID | {uids.IMPLEMENTATION_CLASS} |"
+    yield f"| Implementation version name | {uids.IMPLEMENTATION_VERSION} |"
+    yield f"| Ports | {', '.join(ports)} |"
+    yield f"| Calling AE titles | {', '.join(callers) or 'any'} |"
+    yield f"| Associations at the same time | {node.maximum_associations} |"
+    yield f"| Largest PDU received, bytes | {node.maximum_pdu_bytes} |"
+    yield f"| Largest data set, bytes | {node.maximum_object_bytes} |"
+    yield "| Asynchronous operations window | not supported: one operation at a time |"
+    yield f"| Seconds without a PDU until an abort | {node.network_timeout:g} |"
+    yield "| SOP class extended negotiation | none |"
+
+
+def _statuses() -> Iterator[str]:
+    yield from _head("status", "meaning")
     for status, meaning in (
         (Status.SUCCESS, "the object is durable on the disk"),
         (Status.OUT_OF_RESOURCES, "no room, or larger than the largest data set; send it again"),
@@ -173,101 +217,38 @@ def _acceptor(settings: Settings) -> Iterator[str]:
         yield f"| {status:04X} | {meaning} |"
 
 
-def _initiator(settings: Settings) -> Iterator[str]:
-    yield "#### 4.2.2 DELIVER: associations that are opened"
-    yield ""
-    yield from _table(
-        ("Largest PDU offered, bytes", MAXIMUM_PDU_BYTES),
-        ("Asynchronous operations window", "not proposed"),
-        ("Objects over one association, at most", settings.delivery.batch),
-        ("Seconds to wait for an answer", f"{settings.delivery.timeout:g}"),
-        ("Tries", "without an end, the pause doubled each time up to `delivery.backoff_cap`"),
-    )
+def _sender(settings: Settings) -> Iterator[str]:
+    delivery = settings.delivery
+    yield from _head("parameter", "value")
+    yield f"| Largest PDU offered, bytes | {MAXIMUM_PDU_BYTES} |"
+    yield "| Asynchronous operations window | not proposed |"
+    yield f"| Objects over one association, at most | {delivery.batch} |"
+    yield f"| Seconds to wait for an answer | {delivery.timeout:g} |"
+    yield "| Tries | without an end, the pause doubled each time up to `delivery.backoff_cap` |"
+
+
+def _proposals(settings: Settings) -> Iterator[str]:
     for one in settings.destinations:
-        yield ""
         yield f"Proposed to {one.ae_title} at {one.host}:{one.port}{' over TLS' if one.tls else ''}:"
-        yield ""
-        yield "| abstract syntax | UID | transfer syntax | UID | role |"
-        yield "|---|---|---|---|---|"
-        for uid, syntax in proposed(one):
-            yield f"| {_name(uid)} | {uid} | {_name(syntax)} | {syntax} | SCU |"
+        yield _lines(_contexts(proposed(one), role="SCU"))
     if not settings.destinations:
-        yield ""
         yield "No destination is configured."
-    yield ""
-    yield "Answers to C-STORE: 0000 and Bxxx store; 0111 counts as stored until proof says"
-    yield "otherwise; A7xx and 0213"
-    yield "are tried again; 0122 and 0124 set the object aside; any other status does so after it was given"
-    yield f"{settings.delivery.permanent_attempts} times in a row."
 
 
-def _interfaces(_: Settings) -> Iterator[str]:
-    yield "### 4.3 Network interfaces"
-    yield ""
-    yield "TCP/IP as the operating system has it, IPv4 and IPv6."
+def _contexts(pairs: list[tuple[str, str]], role: str = "") -> Iterator[str]:
+    yield from _head("abstract syntax", "UID", "transfer syntax", "UID", "role")
+    for uid, syntax in pairs:
+        mine = role or ("SCU" if uid == uids.STORAGE_COMMITMENT else "SCP")
+        yield f"| {_name(uid)} | {uid} | {_name(syntax)} | {syntax} | {mine} |"
 
 
-def _configuration(_: Settings) -> Iterator[str]:
-    yield "### 4.4 Configuration"
-    yield ""
-    yield "All parameters are in one TOML file, described in `deploy/covariance.toml`. AE"
-    yield "titles, ports, SOP classes and"
-    yield "destinations are among them; callers and certificates are taken up without a restart."
+def _head(*columns: str) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
 
 
-def _rest(settings: Settings) -> Iterator[str]:
-    tls = settings.tls
-    yield "## 5 Media interchange"
-    yield ""
-    yield "None."
-    yield ""
-    yield "## 6 Transformation of DICOM to CDA"
-    yield ""
-    yield "None."
-    yield ""
-    yield "## 7 Support of character sets"
-    yield ""
-    yield f"All of the standard. {_CHARACTER_SETS} Text of our own is ASCII."
-    yield ""
-    yield "## 8 Security"
-    yield ""
-    on = "on" if tls.enabled else "off"
-    yield f"BCP 195 TLS Profile (PS3.15 B.12) for the listener: {on}; both sides show"
-    yield f"a certificate. Revocation lists: {'looked up' if tls.crl else 'not used'}."
-    yield "Destinations are reached over"
-    yield "TLS where `destinations.tls` is set. Audit messages (PS3.15 A.5) go over TLS syslog where"
-    yield "`audit.syslog_host` is set."
-    yield ""
-    yield "## 9 Annexes"
-    yield ""
-    yield "### 9.1 Objects that are made"
-    yield ""
-    yield "| IOD | content |"
-    yield "|---|---|"
-    yield (
-        "| Comprehensive 3D SR | TID 1500: a measurement group a film (probability, presence, "
-        "heatmap), one evaluation |"
-    )
-    yield (
-        "| Secondary Capture Image | the film with its class activation map, RGB, Explicit VR Little Endian |"
-    )
-    yield (
-        "| Key Object Selection | TID 2010, (113001, DCM) or (113037, DCM), after `covariance "
-        "recall`, IHE IOCM |"
-    )
-    yield ""
-    yield "Patient and study attributes are those of the film, byte for byte. Study Instance"
-    yield "UID is the film's; all"
-    yield "other UIDs are under 2.25 and derived from the images and the model: the same result"
-    yield "is the same object."
-    yield ""
-    yield "### 9.2 Private attributes and extensions"
-    yield ""
-    yield "None in what is sent. No object is changed that was received."
-
-
-def _table(*rows: tuple[str, object]) -> Sequence[str]:
-    return ["| parameter | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+def _lines(lines: Iterator[str]) -> str:
+    return "\n".join(lines)
 
 
 def _name(uid: str) -> str:

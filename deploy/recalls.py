@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from worker.settings import Settings
 
 _SHORTEST = 8
 """Characters of a digest that must be given."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def recall_model(settings: Settings, digest: str, *, why: Why, sentence: str, really: bool) -> int:
@@ -46,7 +48,7 @@ def recall_model(settings: Settings, digest: str, *, why: Why, sentence: str, re
 
 def _meant(ledger: Ledger, digest: str) -> str:
     known = {*ledger.models(), *ledger.recalled_models()}
-    if len(digest) == 64 and digest not in known:
+    if _SHA256.fullmatch(digest) and digest not in known:
         return digest  # a model may be withdrawn before it has scored anything
     found = [one for one in known if one.startswith(digest)] if len(digest) >= _SHORTEST else []
     if len(found) != 1:

@@ -75,6 +75,7 @@ STAY_INSIDE = frozenset(
         Kind.RELEASED,
         Kind.SUPERSEDED,
         Kind.RETRIED,
+        Kind.HASTENED,
         Kind.RECALLED,
         Kind.MODEL_ACTIVATED,
         Kind.CAME_AGAIN,

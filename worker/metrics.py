@@ -60,20 +60,28 @@ DECODERS_REPLACED = Counter(
 )
 PARITY_PASSED = Gauge(
     "covariance_parity_gate_passed",
-    "1 when the engine has replayed the golden cases, else 0.",
+    "1 when the engine has replayed the golden cases, else 0; of the bundle that serves or of its shadow.",
+    ("bundle",),
     registry=WORKER,
 )
 PARITY_TIME = Gauge(
-    "covariance_parity_gate_timestamp_seconds", "When the parity gate was last tried.", registry=WORKER
+    "covariance_parity_gate_timestamp_seconds",
+    "When the parity gate was last tried.",
+    ("bundle",),
+    registry=WORKER,
 )
 PARITY_LOGIT = Gauge(
     "covariance_parity_gate_logit_difference",
     "Largest difference of a logit from the reference.",
+    ("bundle",),
     registry=WORKER,
 )
 PARITY_TOLERANCE = Gauge(
-    "covariance_parity_gate_logit_tolerance", "Largest difference that passes.", registry=WORKER
+    "covariance_parity_gate_logit_tolerance", "Largest difference that passes.", ("bundle",), registry=WORKER
 )
+for _gauge in (PARITY_PASSED, PARITY_TIME, PARITY_LOGIT, PARITY_TOLERANCE):
+    # Before the gate is tried: an engine that never comes that far is to be seen, too.
+    _gauge.labels("serving")
 THRESHOLD = Gauge("covariance_threshold", "A study at or above it is positive.", registry=WORKER)
 BUNDLE = Info("covariance_bundle", "Model bundle and engine that serve.", registry=WORKER)
 

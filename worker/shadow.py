@@ -26,7 +26,7 @@ class Shadow:
     def __init__(self, worker: WorkerSection) -> None:
         """Open it. Raises `ConfigurationError` where it is not set or not fit."""
         self.bundle = Bundle(worker.shadow_bundle or worker.bundle)
-        self._engine = open_engine(self.bundle, worker)
+        self._engine = open_engine(self.bundle, worker, use="shadow")
 
     def score(self, finding: StudyFinding, ledger: Ledger) -> None:
         """Score the films of a finding once more, and note both scores."""

@@ -1,4 +1,4 @@
-"""`status`, `show`, `retry`, `purge` and `audit`: what was done, and what people may do about it."""
+"""`status`, `show`, `retry`, `release`, `purge` and `audit`: what was done, and what people may do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Studies")(status)
     app.command(rich_help_panel="Studies")(show)
     app.command(rich_help_panel="Studies")(retry)
+    app.command(rich_help_panel="Studies")(release)
     app.command(rich_help_panel="Studies")(purge)
     app.add_typer(audit, name="audit", rich_help_panel="Studies")
 
@@ -55,6 +56,14 @@ def retry(
     with open_ledger(load_settings(), migrate=False) as ledger:
         count = ledger.retry(study)
     typer.echo(f"{count} {'is' if count == 1 else 'are'} due again." if count else "Nothing was set aside.")
+
+
+def release(study: Annotated[str, typer.Argument(help="StudyInstanceUID.")]) -> None:
+    """Have a study scored now that still waits, for more images or after something was away."""
+    from deploy.release import release_study
+    from worker.settings import load_settings
+
+    release_study(load_settings(), study)
 
 
 def purge(

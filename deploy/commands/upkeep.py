@@ -31,13 +31,24 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Set up")(capacity)
 
 
-def migrate() -> None:
-    """Bring the database to the schema of this version; running it again does nothing."""
+def migrate(
+    all_stopped: Annotated[
+        bool,
+        typer.Option(
+            "--all-stopped", help="Every process is stopped: take what older versions cannot work with, too."
+        ),
+    ] = False,
+) -> None:
+    """Bring the database to the schema of this version, while others run; running it again does nothing."""
     from worker.ledger import open_ledger
     from worker.settings import load_settings
 
-    open_ledger(load_settings(), migrate=True).close()
-    typer.echo("The database has this version's schema.")
+    with open_ledger(load_settings(), migrate=True, all_stopped=all_stopped) as ledger:
+        schema = ledger.schema()
+    if schema.compatible:
+        typer.echo(f"The database is at {schema.found}, of a newer version; this one works with it.")
+    else:
+        typer.echo("The database has this version's schema.")
 
 
 def health(

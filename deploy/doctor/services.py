@@ -30,10 +30,10 @@ def database(settings: Settings) -> Iterator[Check]:
         return
     engine = make_engine(settings.database.url)
     try:
-        found, needed = migrate.revisions(engine)
+        schema = migrate.standing(engine)
         yield ok("database", f"{shown} answers.")
-        yield _schema(found, needed)
-        if url.get_backend_name() == "postgresql" and found is not None:
+        yield _schema(schema)
+        if url.get_backend_name() == "postgresql" and schema.found is not None:
             yield _roles(engine)
     except Retryable as error:
         advice = "Start it, or correct database.url; films are received and wait in the spool meanwhile."
@@ -42,26 +42,27 @@ def database(settings: Settings) -> Iterator[Check]:
         engine.dispose()
 
 
-def _schema(found: str | None, needed: str) -> Check:
-    if found == needed:
-        return ok("migrations", f"The schema is at {found}, the newest.")
-    if found is None:
+def _schema(schema: migrate.Schema) -> Check:
+    if schema.found == schema.needed:
+        return ok("migrations", f"The schema is at {schema.found}, the newest.")
+    if schema.compatible:
+        return ok(
+            "migrations",
+            f"The schema is at revision {schema.found}, of a newer version; {schema.needed} works with it.",
+        )
+    if schema.found is None:
         return warn(
             "migrations",
             "The database has no schema yet.",
             "A worker makes it at its first start; on PostgreSQL: `covariance audit roles` as the owner.",
         )
-    if found < needed:
+    if schema.behind:
         return fail(
             "migrations",
-            f"The schema is at {found}, and this version needs {needed}.",
+            f"The schema is at {schema.found}, and this version needs {schema.needed}.",
             "Start a worker, or as the owner `covariance audit roles`; back up first.",
         )
-    return fail(
-        "migrations",
-        f"The schema is at {found}, newer than this version, which knows {needed}.",
-        "Run the version that made it.",
-    )
+    return fail("migrations", schema.obstacle, "See runbook 10, upgrade and roll back.")
 
 
 def _roles(engine: Engine) -> Check:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
@@ -20,7 +20,6 @@ from pydicom.uid import UID
 from dicom_node import uids
 from dicom_node.file_meta import HEAD_BYTES
 from worker.ledger import DeliveryState, Disposition, JobState, Ledger, StudyRecord
-from worker.report.envelope import software_version
 
 PROVEN = (DeliveryState.COMMITTED, DeliveryState.VERIFIED)
 _AT_REST = (*PROVEN, DeliveryState.CANCELLED)
@@ -85,9 +84,7 @@ def read_at_pacs(part10: bytes) -> AtPacs:
         kind=_KINDS.get(header.SOPClassUID, str(header.SOPClassUID)),
         device_uid=str(header.ContributingEquipmentSequence[0].DeviceUID),
         generation=int(header.InstanceNumber),
-        sha256=hashlib.sha256(
-            _our_head(header.SOPClassUID, header.SOPInstanceUID) + _data_set(part10)
-        ).hexdigest(),
+        sha256=hashlib.sha256(_our_head(header) + _data_set(part10)).hexdigest(),
     )
 
 
@@ -248,15 +245,18 @@ def _data_set(part10: bytes) -> bytes:
     return part10[_GROUP_END + int.from_bytes(part10[_GROUP_END - 4 : _GROUP_END], "little") :]
 
 
-def _our_head(sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """What our outputs begin with: an archive keeps the data set and writes a file meta of its own."""
+def _our_head(header: Dataset) -> bytes:
+    """What our outputs begin with: an archive keeps the data set and writes a file meta of its own.
+
+    The version is that of whoever made it: where versions change under load there are two.
+    """
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.MediaStorageSOPClassUID = header.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     meta.TransferSyntaxUID = UID(uids.EXPLICIT_VR_LITTLE_ENDIAN)
     meta.ImplementationClassUID = UID(uids.IMPLEMENTATION_CLASS)
-    meta.ImplementationVersionName = f"{uids.IMPLEMENTATION_VERSION}_{software_version()}"[:16]
+    meta.ImplementationVersionName = f"{uids.IMPLEMENTATION_VERSION}_{header.SoftwareVersions}"[:16]
     file = DicomBytesIO()
     file.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(file, meta)

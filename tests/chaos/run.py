@@ -131,10 +131,10 @@ class Run:
         """Whether all that was sent before it is done."""
         return not [one for one, at in self.sent().items() if at < loss.at and one not in self.watch.done]
 
-    def flow(self, *, seconds: float = _FLOW_SECONDS, required: bool = True) -> None:
+    def flow(self, films: int = 3, *, seconds: float = _FLOW_SECONDS, required: bool = True) -> None:
         """Wait until something more is done, so that a loss finds a system at work."""
-        before = len(self.watch.done)
-        if not self.wait(lambda: len(self.watch.done) >= before + 3, seconds, "films flow") and required:
+        enough = len(self.watch.done) + films
+        if not self.wait(lambda: len(self.watch.done) >= enough, seconds, "films flow") and required:
             self.violations.append("The films do not flow any more.")
 
     def recovery(self) -> dict[str, dict[str, Any]]:

@@ -123,6 +123,13 @@ class Stack:
     def release(self, name: str) -> None:
         self._held.discard(name)
 
+    def renew(self, name: str, environment: dict[str, str]) -> None:
+        """End a process in good order; it is started again in this environment."""
+        with self._lock:
+            program = self.programs[name]
+            program.environment = environment
+            program.stop()
+
     @contextmanager
     def database_down(self) -> Iterator[None]:
         """No database for anyone: PostgreSQL is stopped, SQLite's only writer is us."""

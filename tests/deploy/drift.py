@@ -49,8 +49,11 @@ def unknown_variables(text: str) -> set[str]:
     return {name for name in variables(text) - special if not is_setting(name.removeprefix(PREFIX))}
 
 
-def refuse_unknown_command(words: list[str]) -> None:
-    """Raise unless `covariance WORDS...` is a command of ours, with options and arguments that it takes."""
+def refuse_unknown_command(words: list[str], *, mention: bool = False) -> None:
+    """Raise unless `covariance WORDS...` is a command of ours, with options and arguments that it takes.
+
+    A mention in a sentence need not have the arguments that the command asks for.
+    """
     program, *rest = words
     assert program == "covariance", f"{program} is not our command"
     command: Any = typer.main.get_command(app)
@@ -63,13 +66,15 @@ def refuse_unknown_command(words: list[str]) -> None:
         assert found is not None, f"covariance has no command {name}"
         context = type(context)(found, info_name=name, parent=context)
         command = found
-    command.make_context(words[-1], list(rest), parent=context, resilient_parsing=False)
+    command.make_context(words[-1], list(rest), parent=context, resilient_parsing=mention)
 
 
 def commands_in(text: str) -> Iterator[list[str]]:
     """Every `covariance ...` in the code of a Markdown page, in a container of the service `ops` too."""
     for code in re.findall(r"```\n(.*?)```|`([^`\n]+)`", text, re.DOTALL):
         for line in "\n".join(code).replace("\\\n", " ").splitlines():
+            if not re.search(r"\bcovariance\b|\bops\b", line):
+                continue  # what a program says, with an apostrophe in it
             words = shlex.split(line, comments=True)
             if words[:2] == ["docker", "compose"] and "ops" in words:
                 yield ["covariance", *words[words.index("ops") + 1 :]]

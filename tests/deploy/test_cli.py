@@ -77,6 +77,28 @@ def test_retry_says_when_there_is_nothing_to_do(invoke, ledger):
     assert (done.exit_code, done.stdout) == (0, "Nothing was set aside.\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["recall"], 2, "Missing option '--model'"),
+        (["recall", "--model", "abc"], 2, "begins with abc: give at least 8"),
+        (["recall", "--model", "0" * 12], 2, "0" * 12),
+        (["recall", "--model", "x" * 64, "--yes"], 2, "No result is of a model"),
+        (["recall", "--model", "0" * 12, "--rejected-for", "fun"], 2, "fun"),
+        (["quarantine", "list", "--reason", "no"], 2, "There is no reason no"),
+        (["quarantine", "list", "--limit", "0"], 2, "--limit"),
+        (["quarantine", "release"], 2, "Say which: a study, --reason CODE or --all."),
+        (["quarantine", "release", "--reason", "no"], 2, "There is no reason no"),
+        (["quarantine", "release", "1.2.3"], 1, "0 studies are scored again."),
+    ],
+)
+def test_corrections_that_cannot_be_are_told_so(invoke, ledger, arguments, code, sentence):
+    """On a ledger that is there: it is the argument that is refused, and nothing is on record."""
+    done = invoke(*arguments)
+    assert (done.exit_code, sentence in done.output) == (code, True), done.output
+    assert ledger.head().events == 0
+
+
 def test_audit_verify_of_a_sound_chain(invoke, ledger):
     """A sound chain is exit code 0, and its head is printed to be kept elsewhere."""
     done = invoke("audit", "verify")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from tests.deploy.drift import DEPLOY, IMAGES, VERSION
 from worker.settings import Settings, load_settings
 
 COMPOSE = DEPLOY / "compose"
-FILES = ["compose", "gpu", "tryout"]
+FILES = sorted(file.stem for file in COMPOSE.glob("*.yaml"))
 OURS = re.compile(r"localhost/covariance/([a-z-]+):(.+)")
 
 
@@ -62,6 +63,16 @@ def test_a_file_has_the_form_that_compose_takes(name):
     command += ["--builtin-schema", "vendor.compose-spec", str(COMPOSE / f"{name}.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_foreign_image_is_pinned_or_says_why_not(name):
+    """By digest, or with the words beside its tag that say where a digest comes from; never `latest`."""
+    lines = (COMPOSE / f"{name}.yaml").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        if line.strip().startswith("image: docker.io/"):
+            assert "@sha256:" in line or "README.md says how to pin it" in before, line
+            assert re.search(r":\d", line), line
 
 
 @stacks

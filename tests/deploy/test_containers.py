@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -150,6 +151,27 @@ def test_versions_are_the_projects_and_bases_are_pinned(image):
             assert argument == f"VERSION={VERSION}"
         if name == "ARG" and argument.startswith(("DEBIAN=", "CUDA=")):
             assert re.search(r":[a-z]*-?\d[\w.-]+$", argument), argument
+
+
+def test_a_build_notes_what_it_was_made_of(tmp_path):
+    """Tags move: with an engine that only answers, the digests of image and base are written down."""
+    for one in ("pyproject.toml", "deploy/containers"):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / one).symlink_to(ROOT / one)
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin/docker"
+    engine.write_text('#!/bin/sh\n[ "$1" = image ] && echo "${5%%:*}@sha256:beef"\nexit 0\n')
+    engine.chmod(0o755)
+    environment = {**os.environ, "ENGINE": "docker", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    build = tmp_path / "deploy/containers/build"
+    subprocess.run([str(build), "base", "node"], env=environment, check=True, capture_output=True)
+    base, node = ((tmp_path / "build/images" / name).read_text().split() for name in ("base", "node"))
+    ours = f"localhost/covariance/base:{VERSION}"
+    assert base[:3] == [ours, "localhost/covariance/base@sha256:beef", "from"]
+    assert re.fullmatch(
+        r"docker.io/library/debian:\S+ docker.io/library/debian@sha256:beef", " ".join(base[3:])
+    )
+    assert node[2:4] == ["from", ours]
 
 
 def test_the_context_holds_no_secret_and_no_film():

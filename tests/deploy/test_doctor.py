@@ -210,6 +210,19 @@ def test_a_database_behind_a_migration_fails(probe, cluster):  # noqa: F811
     assert exit_code(probe("clock", database={"url": url})) < 2
 
 
+@pytest.mark.parametrize(("since", "status"), [("0001", "OK"), ("9001", "FAIL")])
+def test_a_newer_schema_is_of_use_where_it_says_so(probe, tmp_path, since, status):
+    """After a rollback of the code the schema is newer: good where it is compatible, else a failure."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    engine = make_engine(url)
+    migrate.migrate(engine)
+    with transaction(engine, writes=True) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9001'")
+        connection.exec_driver_sql(f"UPDATE schema_compatibility SET compatible_since = '{since}'")
+    engine.dispose()
+    assert "at revision 9001" in said(probe("database", database={"url": url}), status)
+
+
 def test_a_database_that_is_away_fails(probe):
     """A server that is not there."""
     url = f"postgresql+psycopg://nobody:hidden@127.0.0.1:{free_port()}/ledger"  # pragma: allowlist secret

@@ -64,3 +64,11 @@ def test_build_without_the_gpu_is_refused(settings):
     section = settings.worker.model_copy(update={"engine": "tensorrt"})
     with pytest.raises(ConfigurationError, match="no NVIDIA GPU"):
         build_engine(settings.model_copy(update={"worker": section}))
+
+
+@without_gpu
+def test_the_command_says_so_in_a_sentence(invoke, monkeypatch):
+    """Exit code 2, and nothing is built."""
+    monkeypatch.setenv("COVARIANCE_WORKER__ENGINE", "tensorrt")
+    done = invoke("engine", "build")
+    assert (done.exit_code, "no NVIDIA GPU" in done.stderr) == (2, True), done.output

@@ -43,6 +43,14 @@ def test_the_overlays_are_the_ones_of_the_readme():
     assert all(f"`{overlay}`" in text for overlay in OVERLAYS)
 
 
+@pytest.mark.parametrize("file", sorted(KUBERNETES.rglob("kustomization.yaml")), ids=lambda f: f.parent.name)
+def test_every_file_beside_a_kustomization_is_named_in_it(file):
+    """One that is not is shipped and never applied."""
+    text = file.read_text()
+    others = [one.name for one in file.parent.iterdir() if one.is_file() and one != file]
+    assert [name for name in others if name not in text] == []
+
+
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @overlays
 def test_every_object_is_one_that_the_api_takes(overlay, version):
@@ -229,10 +237,3 @@ def test_a_merge_is_strategic():
     below = {"replicas": 2, "containers": [{"name": "a", "args": ["x"], "image": "i"}]}
     above = {"replicas": None, "containers": [{"name": "a", "args": ["y"]}]}
     assert merge(below, above) == {"containers": [{"name": "a", "args": ["y"], "image": "i"}]}
-
-
-@pytest.mark.parametrize("page", sorted(DEPLOY.glob("*/README.md")), ids=lambda page: page.parent.name)
-def test_the_commands_of_the_pages_exist(page):
-    """A page that names a command that is not there costs an operator the night."""
-    for words in drift.commands_in(page.read_text()):
-        drift.refuse_unknown_command(words)

@@ -10,6 +10,7 @@ from deploy.shadow import agreements
 from dicom_node.spool import Spool
 from tests.deploy.site import film, spool_film
 from tests.worker.build import settings_in
+from worker import metrics
 from worker.bundle import Bundle, write_manifest
 from worker.ledger import ShadowScore, open_ledger
 from worker.pipeline import Pipeline
@@ -26,7 +27,8 @@ def test_the_shadow_notes_both_scores_and_writes_nothing_back(tmp_path):
     shutil.copytree(DEFAULT_BUNDLE, folder)
     manifest = Bundle(folder).manifest
     point = manifest.operating_point.model_copy(update={"probability": 0.01, "name": "lenient@dev"})
-    write_manifest(manifest.model_copy(update={"operating_point": point}), folder)
+    golden = manifest.golden.model_copy(update={"logit_tolerance": 0.25})
+    write_manifest(manifest.model_copy(update={"operating_point": point, "golden": golden}), folder)
     worker = {"decoders": 1, "engine_cache": tmp_path / "engine", "shadow_bundle": folder}
     settings = settings_in(tmp_path, worker=worker)
     spool = Spool(settings.spool.path)
@@ -48,6 +50,10 @@ def test_the_shadow_notes_both_scores_and_writes_nothing_back(tmp_path):
         assert {output.role for output in result.outputs} == {"sr", "sc"}
         ledger.note_shadow([score])
         assert len(ledger.shadow_scores()) == 1
+        told = "covariance_parity_gate_logit_tolerance"
+        assert metrics.WORKER.get_sample_value(told, {"bundle": "shadow"}) == 0.25
+        ours = scorer.bundle.manifest.golden.logit_tolerance
+        assert metrics.WORKER.get_sample_value(told, {"bundle": "serving"}) == ours != 0.25
 
 
 def test_agreement_is_counted_by_hand():

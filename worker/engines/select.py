@@ -19,27 +19,33 @@ from worker.settings import EngineName, WorkerSection
 
 log = get_logger("engine")
 
+Use = Literal["serving", "shadow"]
 
-def open_engine(bundle: Bundle, settings: WorkerSection) -> Engine:
+
+def open_engine(bundle: Bundle, settings: WorkerSection, *, use: Use = "serving") -> Engine:
     """Open the engine and replay the golden cases; without its GPU go on on the CPU, if that is allowed.
+
+    `use`: what the metrics say that the bundle is for.
 
     Raises:
         ConfigurationError: it cannot run here, or does not agree with the model.
     """
     wanted = candidates(settings.engine)
     try:
-        return open_first(wanted, bundle, settings)
+        return open_first(wanted, bundle, settings, use=use)
     except (DeviceUnavailable, DeviceLost) as error:
         if settings.fallback != "cpu" or "openvino" in wanted:
             raise DeviceUnavailable(str(error)) from None
         log.warning("engine_falls_back", wanted=wanted, why=str(error))
-    engine = open_named("openvino", bundle, settings)
+    engine = open_named("openvino", bundle, settings, use=use)
     # It stands in every result that comes of it.
     engine.name = f"{engine.name} in place of {wanted[0]}"
     return engine
 
 
-def open_first(wanted: Sequence[EngineName], bundle: Bundle, settings: WorkerSection) -> Engine:
+def open_first(
+    wanted: Sequence[EngineName], bundle: Bundle, settings: WorkerSection, *, use: Use = "serving"
+) -> Engine:
     """Open the first engine that has its device here.
 
     Raises:
@@ -49,31 +55,31 @@ def open_first(wanted: Sequence[EngineName], bundle: Bundle, settings: WorkerSec
     *others, last = wanted
     for name in others:
         try:
-            return open_named(name, bundle, settings)
+            return open_named(name, bundle, settings, use=use)
         except DeviceUnavailable as error:
             log.warning("engine_passed_over", engine=name, why=str(error))
-    return open_named(last, bundle, settings)
+    return open_named(last, bundle, settings, use=use)
 
 
-def open_named(name: EngineName, bundle: Bundle, settings: WorkerSection) -> Engine:
+def open_named(name: EngineName, bundle: Bundle, settings: WorkerSection, *, use: Use = "serving") -> Engine:
     """Open one engine, and no other in its place, and let it pass the parity gate.
 
     Raises:
         ConfigurationError: it cannot run here (`DeviceUnavailable`), or does not agree with the model.
         DeviceLost: it began to run, and failed.
     """
-    metrics.PARITY_PASSED.set(0)
-    metrics.PARITY_TIME.set_to_current_time()
-    metrics.PARITY_TOLERANCE.set(bundle.manifest.golden.logit_tolerance)
+    metrics.PARITY_PASSED.labels(use).set(0)
+    metrics.PARITY_TIME.labels(use).set_to_current_time()
+    metrics.PARITY_TOLERANCE.labels(use).set(bundle.manifest.golden.logit_tolerance)
     engine = _OPENERS[name](bundle, settings)
     try:
         worst = replay_golden(bundle, engine)
     except BaseException:
         engine.close()
         raise
-    metrics.PARITY_PASSED.set(1)
-    metrics.PARITY_TIME.set_to_current_time()
-    metrics.PARITY_LOGIT.set(worst)
+    metrics.PARITY_PASSED.labels(use).set(1)
+    metrics.PARITY_TIME.labels(use).set_to_current_time()
+    metrics.PARITY_LOGIT.labels(use).set(worst)
     log.info("engine_ready", engine=engine.name, precision=engine.precision, worst_logit=round(worst, 5))
     return engine
 

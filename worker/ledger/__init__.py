@@ -130,6 +130,10 @@ class Ledger(
         """Verify the next events behind `head`, which an earlier look found sound."""
         return verify_next(self._reading, head, limit)
 
+    def schema(self) -> migration.Schema:
+        """Where the database stands, seen from this version."""
+        return migration.standing(self._engine)
+
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
@@ -141,8 +145,12 @@ class Ledger(
         self.close()
 
 
-def open_ledger(settings: Settings, *, migrate: bool, clock: Clock | None = None) -> Ledger:
+def open_ledger(
+    settings: Settings, *, migrate: bool, all_stopped: bool = False, clock: Clock | None = None
+) -> Ledger:
     """Open the ledger that the settings name; `migrate` first brings its schema to this version.
+
+    `all_stopped`: no program of an older version runs, so that none breaks by it.
 
     Its times are the database's own on PostgreSQL, the machine's on SQLite, and `clock`'s where one is given.
 
@@ -154,7 +162,7 @@ def open_ledger(settings: Settings, *, migrate: bool, clock: Clock | None = None
     engine = make_engine(database.url)
     try:
         if migrate:
-            migration.migrate(engine)
+            migration.migrate(engine, all_stopped=all_stopped)
         else:
             migration.check(engine)
     except BaseException as error:

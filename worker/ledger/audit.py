@@ -47,6 +47,8 @@ class Kind(StrEnum):
     VERIFIED = "verified"
     NOT_FOUND = "not_found"
     RETRIED = "retried"
+    HASTENED = "hastened"
+    """Somebody released a study that was to wait longer."""
     OUTPUT_DROPPED = "output_dropped"
     PURGED = "purged"
     CAME_AGAIN = "came_again"

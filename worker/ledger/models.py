@@ -378,3 +378,12 @@ class ShadowScore(Base):
     shadow_positive: Mapped[bool]
     shadow_probability: Mapped[float]
     recorded_at: Mapped[datetime]
+
+
+class SchemaCompatibility(Base):
+    """One row, beside Alembic's own: which programs can work with the schema (`worker.ledger.migrate`)."""
+
+    __tablename__ = "schema_compatibility"
+
+    compatible_since: Mapped[str] = mapped_column(primary_key=True)
+    """The oldest revision whose programs can."""

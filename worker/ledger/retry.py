@@ -78,6 +78,22 @@ class Retry(Store):
             studies = list(writer.execute(held.distinct().order_by(Image.study_instance_uid)).scalars())
             return [uid for uid in studies if _reopen_jobs(writer, uid) + _reopen_studies(writer, uid)]
 
+    def hasten(self, study_instance_uid: str) -> bool:
+        """Put on record that somebody releases the study, and let its job wait for nothing more.
+
+        False when it has none that waits to be claimed.
+
+        Raises:
+            Retryable: the database is away or busy.
+        """
+        with self._writing() as writer:
+            ready = and_(Job.study_instance_uid == study_instance_uid, Job.state == JobState.READY)
+            due = update(Job).where(ready).values(not_before=writer.now).returning(Job.generation)
+            generation = writer.execute(due).scalar_one_or_none()
+            if generation is not None:
+                writer.note(Kind.HASTENED, study_instance_uid, generation=generation)
+            return generation is not None
+
     def quarantined(self) -> list[QuarantinedImage]:
         """Every quarantined image that is still here, those that came first at the front."""
         columns = [getattr(Image, field.name) for field in fields(QuarantinedImage) if field.name != "work"]

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from dicom_node.logs import get_logger
-from worker.ledger.models import Base, Event
+from worker.ledger.models import Base, Event, SchemaCompatibility
 
 log = get_logger("ledger")
 
@@ -30,7 +30,8 @@ def make_roles() -> list[str]:
 
 def grants(schema: str, tables: list[str]) -> list[str]:
     """The statements that give the roles their rights on these tables; the owner may run them again."""
-    work = [table for table in tables if table not in (Event.__tablename__, _VERSION_TABLE)]
+    read_only = (Event.__tablename__, SchemaCompatibility.__tablename__)
+    work = [table for table in tables if table not in read_only]
     every = ", ".join([*tables, _VERSION_TABLE])
     return [
         f"GRANT USAGE ON SCHEMA {schema} TO {APP}, {READ}",

@@ -9,6 +9,7 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+compatible_since = "0001"
 
 TEXT = sa.Text()
 CODE = sa.String(32)
