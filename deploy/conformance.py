@@ -18,6 +18,13 @@ from worker.settings import Destination, Settings
 _WIDTH = 118
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _BOTH = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
+_URGENCY = {
+    "calling_ae": "calling AE title",
+    "station_ae": "Station AE Title (0008,0055)",
+    "station_name": "Station Name (0008,1010)",
+    "procedure_priority": "Requested Procedure Priority (0040,1003)",
+    "dimse_priority": "Priority (0000,0700) of the C-STORE",
+}
 _CHARACTER_SETS = "Identifiers are copied byte for byte with the Specific Character Set of the film."
 
 
@@ -159,6 +166,10 @@ def _acceptor(settings: Settings) -> Iterator[str]:
     yield "Of storage commitment the node takes N-EVENT-REPORT on associations that the peer"
     yield "opens, with the peer in"
     yield "the role of SCP (role selection)."
+    yield ""
+    named = {name for rule in settings.lanes.rules for name in rule.model_fields_set}
+    asked = ", ".join(told for name, told in _URGENCY.items() if name in named)
+    yield f"What decides which study is scored first (`lanes.rules`): {asked or 'the order of arrival'}."
     yield ""
     yield "Statuses of C-STORE:"
     yield ""
