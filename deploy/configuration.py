@@ -24,7 +24,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
 from dicom_node.logs import configure_logs
 from dicom_node.revocation import read_lists
-from dicom_node.settings import NodeSection, TlsSection
+from dicom_node.settings import LanesSection, NodeSection, TlsSection
 from dicom_node.store_scu import Peer, echo
 from dicom_node.tls import server_context
 from worker.ledger.store import make_engine, transaction
@@ -53,6 +53,9 @@ _HEAD = """\
 """
 _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     NodeSection: {"callers": [{"ae_title": "CT1", "addresses": ["192.0.2.0/24"]}]},
+    LanesSection: {
+        "rules": [{"lane": "stat", "calling_ae": "ED1"}, {"lane": "backfill", "calling_ae": "ARCHIVE"}]
+    },
     WorkerSection: {"shadow_bundle": "bundles/next-model"},
     TlsSection: {"crl": "tls/revoked.pem"},
     HeartbeatSection: {"tls": {"authorities": "tls/node.pem", "certificate": "tls/beat.pem"}},

@@ -15,6 +15,13 @@ from dicom_node.status import Status
 from worker.settings import Destination, Settings
 
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+_URGENCY = {
+    "calling_ae": "calling AE title",
+    "station_ae": "Station AE Title (0008,0055)",
+    "station_name": "Station Name (0008,1010)",
+    "procedure_priority": "Requested Procedure Priority (0040,1003)",
+    "dimse_priority": "Priority (0000,0700) of the C-STORE",
+}
 _BOTH = (uids.EXPLICIT_VR_LITTLE_ENDIAN, uids.IMPLICIT_VR_LITTLE_ENDIAN)
 _STATEMENT = Template("""\
 # DICOM Conformance Statement: CoVariance $version
@@ -69,6 +76,8 @@ $accepted
 
 Of storage commitment the node takes N-EVENT-REPORT on associations that the peer opens, with the peer in
 the role of SCP (role selection).
+
+What decides which study is scored first (`lanes.rules`): $urgency.
 
 Statuses of C-STORE:
 
@@ -140,6 +149,7 @@ def statement(settings: Settings) -> str:
         ae_title=settings.node.ae_title,
         listener=_lines(_listener(settings)),
         accepted=_lines(_contexts(accepted(settings))),
+        urgency=_urgency(settings),
         statuses=_lines(_statuses()),
         sender=_lines(_sender(settings)),
         proposed="\n\n".join(_proposals(settings)),
@@ -204,6 +214,11 @@ def _listener(settings: Settings) -> Iterator[str]:
     yield "| Asynchronous operations window | not supported: one operation at a time |"
     yield f"| Seconds without a PDU until an abort | {node.network_timeout:g} |"
     yield "| SOP class extended negotiation | none |"
+
+
+def _urgency(settings: Settings) -> str:
+    named = {name for rule in settings.lanes.rules for name in rule.model_fields_set}
+    return ", ".join(told for name, told in _URGENCY.items() if name in named) or "the order of arrival"
 
 
 def _statuses() -> Iterator[str]:

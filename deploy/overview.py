@@ -17,6 +17,7 @@ from rich.tree import Tree
 from deploy import broker
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import CovarianceError
+from dicom_node.lanes import Lane
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool
 from worker.heartbeat import heartbeat_age
@@ -47,7 +48,7 @@ def print_status(settings: Settings, *, as_json: bool, studies: int) -> None:
     with open_ledger(settings, migrate=False) as ledger:
         state = {
             "spool": _spool(settings, ledger),
-            "queue": {"waiting": Dispatcher(broker.reachable(settings)).depth()},
+            "queue": _queue(settings),
             "silence": {sender: asdict(one) for sender, one in silences(settings, ledger).items()},
             "heartbeat": _heartbeat(settings, ledger),
             **asdict(ledger.status()),
@@ -78,6 +79,11 @@ def _spool(settings: Settings, ledger: Ledger) -> dict[str, int]:
     }
 
 
+def _queue(settings: Settings) -> dict[str, Any]:
+    depths = Dispatcher(broker.reachable(settings)).depths()
+    return {"waiting": None if depths is None else sum(depths.values()), "lanes": depths or {}}
+
+
 def _heartbeat(settings: Settings, ledger: Ledger) -> dict[str, float | None] | None:
     if not settings.heartbeat.every_minutes:
         return None
@@ -95,13 +101,13 @@ def _silence(found: Mapping[str, Mapping[str, Any]]) -> Text:
 def _stations(state: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
-    spool, depth = state["spool"], state["queue"]["waiting"]
+    spool, queue = state["spool"], state["queue"]
     table.add_row(
         "spool",
         f"{spool['images']} images of {spool['studies']} studies, "
         f"{spool['unregistered']} not registered yet, {spool['free_bytes'] / 1e9:.0f} GB free",
     )
-    table.add_row("queue", "the broker does not answer" if depth is None else f"{depth} waiting")
+    table.add_row("queue", _waiting(queue["waiting"], queue["lanes"]))
     if state["silence"]:
         table.add_row("senders", _silence(state["silence"]))
     if state["heartbeat"]:
@@ -121,6 +127,13 @@ def _stations(state: Mapping[str, Any]) -> Table:
         table.add_row(f"  oldest {name}", f"{seconds:.0f} s")
     table.add_row("audit", f"{state['head']['events']} events, head {state['head']['hash'][:16]}")
     return table
+
+
+def _waiting(depth: int | None, lanes: Mapping[str, int]) -> str:
+    if depth is None:
+        return "the broker does not answer"
+    told = ", ".join(f"{count} {lane}" for lane, count in lanes.items() if count)
+    return f"{depth} waiting ({told})" if told else "0 waiting"
 
 
 def _counts(counts: Mapping[str, int]) -> Text:
@@ -212,6 +225,7 @@ def _told(record: StudyRecord) -> Iterator[tuple[str, list[Text]]]:
                 f"generation {one.generation}  ",
                 _word(one.state),
                 f"  attempt {one.attempt}",
+                f"  {one.lane}" if one.lane and one.lane is not Lane.ROUTINE else "",
                 f"  finished {_time(one.finished_at)}" if one.finished_at else "",
                 _why(one.reason, one.sentence),
             )

@@ -73,7 +73,8 @@ _SAFE = {
         _NUMBER,
     ),
     **dict.fromkeys(
-        ["decision", "error", "filed", "outcome", "program", "reason", "state", "station", "step"], _CODE
+        ["decision", "error", "filed", "lane", "outcome", "program", "reason", "state", "station", "step"],
+        _CODE,
     ),
     **dict.fromkeys(["object", "study", "transaction"], _PSEUDONYM),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dicom_node.lanes import Lane, most_urgent
+
 
 class Assembler:
     """Studies that are still arriving. Pure: times are seconds of any one monotonic clock.
@@ -13,26 +15,30 @@ class Assembler:
     def __init__(self, quiet_seconds: float, cap_seconds: float) -> None:
         self._quiet = quiet_seconds
         self._cap = cap_seconds
-        self._open: dict[str, tuple[float, float]] = {}
+        self._open: dict[str, tuple[float, float, Lane]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def arrived(self, study_instance_uid: str, now: float) -> None:
-        """Note that an object of the study has arrived."""
-        first, _ = self._open.get(study_instance_uid, (now, now))
-        self._open[study_instance_uid] = (first, now)
+    def arrived(self, study_instance_uid: str, now: float, lane: Lane = Lane.ROUTINE) -> None:
+        """Note that an object of the study has arrived, and the lane that it belongs in."""
+        first, _, before = self._open.get(study_instance_uid, (now, now, lane))
+        self._open[study_instance_uid] = (first, now, most_urgent((before, lane)))
 
-    def due(self, now: float) -> list[str]:
-        """Release the studies that are complete; each is named once."""
-        released = [uid for uid, times in self._open.items() if self._release_time(*times) <= now]
+    def due(self, now: float) -> dict[str, Lane]:
+        """Release the studies that are complete, each once, into the lane of its most urgent object."""
+        released = {
+            uid: lane
+            for uid, (first, last, lane) in self._open.items()
+            if self._release_time(first, last) <= now
+        }
         for uid in released:
             del self._open[uid]
         return released
 
     def next_due(self) -> float | None:
         """When the next study is released if nothing more arrives; None while there is none."""
-        return min((self._release_time(*times) for times in self._open.values()), default=None)
+        return min((self._release_time(first, last) for first, last, _ in self._open.values()), default=None)
 
     def _release_time(self, first: float, last: float) -> float:
         return min(last + self._quiet, first + self._cap)

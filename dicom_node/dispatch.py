@@ -1,4 +1,4 @@
-"""The doorbell: one message a study on a Celery queue, holding its UID and nothing else.
+"""The doorbell: one message a study on the Celery queue of its lane, holding its UID and nothing else.
 
 The queue is never the truth. A message that is lost costs the time until the reconciler rings again,
 so that ringing gives up at once where the broker is away: the node keeps accepting.
@@ -14,12 +14,14 @@ from kombu import Connection, Producer
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from dicom_node.lanes import Lane
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
 
 log = get_logger("dispatch")
 
-QUEUE = "score"
+QUEUES = {Lane.STAT: "score.stat", Lane.ROUTINE: "score", Lane.BACKFILL: "score.backfill"}
+"""The queue of each lane, the most urgent first. Routine has the name of the only one of earlier versions."""
 SCORE_STUDY = "covariance.score_study"
 
 _IMPATIENT = {"max_retries": 0, "socket_timeout": 2, "socket_connect_timeout": 1}
@@ -35,7 +37,7 @@ def celery_app(settings: NodeSettings) -> Celery:
     """
     app = Celery("covariance", broker=settings.queue.url, backend=None, set_as_current=False)
     app.conf.update(
-        task_default_queue=QUEUE,
+        task_default_queue=QUEUES[Lane.ROUTINE],
         task_acks_late=True,
         task_ignore_result=True,
         task_reject_on_worker_lost=False,
@@ -68,13 +70,17 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._connection: Any = None
 
-    def ring(self, study_instance_uid: str) -> bool:
-        """Announce a study; False where the broker is away."""
+    def ring(self, study_instance_uid: str, lane: Lane = Lane.ROUTINE) -> bool:
+        """Announce a study in its lane; False where the broker is away."""
         with self._lock:
             try:
                 producer = Producer(self._connected())
                 self._app.send_task(
-                    SCORE_STUDY, args=(study_instance_uid,), queue=QUEUE, producer=producer, retry=False
+                    SCORE_STUDY,
+                    args=(study_instance_uid,),
+                    queue=QUEUES[lane],
+                    producer=producer,
+                    retry=False,
                 )
             except (KombuError, RedisError, OSError) as error:
                 self._lost(error)
@@ -82,10 +88,16 @@ class Dispatcher:
             return True
 
     def depth(self) -> int | None:
-        """How many messages wait; None where the broker is away."""
+        """How many messages wait in all lanes; None where the broker is away."""
+        depths = self.depths()
+        return None if depths is None else sum(depths.values())
+
+    def depths(self) -> dict[Lane, int] | None:
+        """How many messages wait in each lane; None where the broker is away."""
         with self._lock:
             try:
-                waiting: int = self._connected().default_channel.client.llen(QUEUE)
+                client = self._connected().default_channel.client
+                waiting = {lane: int(client.llen(queue)) for lane, queue in QUEUES.items()}
             except (KombuError, RedisError, OSError) as error:
                 self._lost(error)
                 return None

@@ -15,6 +15,7 @@ from struct import Struct
 from pydicom import dcmread
 
 from dicom_node import uids
+from dicom_node.lanes import Lane
 
 HEAD_BYTES = 1024
 """Bytes before the data set of a spooled file; the longest head needs about 800."""
@@ -27,11 +28,12 @@ _PREFIX = bytes(128) + b"DICM"  # a foreign preamble may be an executable: ours 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What file meta has no element for: the series, the sender's address, the time (ISO 8601, UTC)."""
+    """What file meta has no element for: the series, the sender's address, the time (ISO 8601, UTC), lane."""
 
     series: str
     address: str
     received_at: str
+    lane: str = Lane.ROUTINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,11 @@ def write_head(head: Head) -> bytes:
             _text(0x0100, b"UI", uids.PROVENANCE_CREATOR),
         )
     )
-    private = json.dumps(asdict(head.provenance), separators=(",", ":")).encode()
+    told = asdict(head.provenance)
+    if head.provenance.lane == Lane.ROUTINE:
+        # Without rules of [lanes] a head is as earlier versions wrote it, and can be read by them.
+        del told["lane"]
+    private = json.dumps(told, separators=(",", ":")).encode()
     room = HEAD_BYTES - len(_PREFIX) - _GROUP_LENGTH_BYTES - len(elements) - _LONG.size
     if len(private) > room:
         raise ValueError("the head of a spooled file has no room for its provenance")

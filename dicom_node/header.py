@@ -1,12 +1,13 @@
 """The UIDs of a received data set, found by walking its header (PS3.5 7.1) and no further than needed.
 
 What is walked is hostile until proven otherwise: depth, number of elements and every length are
-bounded, nothing is recursive, and no value but the four UIDs is ever looked at.
+bounded, nothing is recursive, and no value is looked at but the four UIDs and what a rule of [lanes] names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from struct import Struct
 
@@ -28,6 +29,7 @@ _MAXIMUM_DEPTH = 100
 _MAXIMUM_ELEMENTS = 20_000
 _WINDOW = 8192
 _LONGEST_HEADER = 12
+_LONGEST_TEXT = 64
 
 
 class UnreadableDataSet(CovarianceError):
@@ -86,6 +88,25 @@ def read_identity(read: Read, size: int, transfer_syntax_uid: str) -> Identity:
     )
 
 
+def read_values(read: Read, size: int, transfer_syntax_uid: str, tags: Collection[int]) -> dict[int, str]:
+    """Short texts of the data set by tag; what is absent, long or behind what cannot be read is left out."""
+    walk = _Walk(read, size, _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT))
+    found: dict[int, str] = {}
+    last, previous = max(tags, default=0), 0
+    # A rule that cannot be asked does not fit: it is no reason to refuse the object.
+    with contextlib.suppress(UnreadableDataSet):
+        while previous < last and not walk.at_end():
+            tag, length = walk.element()
+            if tag <= previous:
+                break
+            previous = tag
+            if tag in tags and length <= _LONGEST_TEXT:
+                found[tag] = walk.text(length)
+            else:
+                walk.skip(length)
+    return found
+
+
 class _Walk:
     """A position in the data set."""
 
@@ -142,6 +163,11 @@ class _Walk:
         if len(raw) != length or not uids.is_valid_uid(value):
             raise UnreadableDataSet("a UID is not valid")
         return value
+
+    def text(self, length: int) -> str:
+        raw = self._peek(length)
+        self._offset += length
+        return raw.decode("ascii", "replace").strip("\0 ")
 
     def skip(self, length: int) -> None:
         """Go past a value; one of undefined length is walked to its delimiter."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,8 @@ from typing import Self
 from dicom_node.durable import Part
 from dicom_node.failpoints import reach
 from dicom_node.file_meta import HEAD_BYTES, Head, Provenance, read_head, write_head
-from dicom_node.header import Identity, read_identity
+from dicom_node.header import Identity, read_identity, read_values
+from dicom_node.lanes import Lane
 from dicom_node.logs import get_logger
 
 log = get_logger("spool")
@@ -32,12 +33,13 @@ class Filed(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """Who sent an object, and when its first byte came."""
+    """Who sent an object, when its first byte came, and the lane that it belongs in."""
 
     calling_ae: str
     called_ae: str
     address: str
     received_at: datetime
+    lane: Lane = Lane.ROUTINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class SpooledInstance:
     called_ae: str
     address: str
     received_at: datetime
+    lane: Lane = Lane.ROUTINE
 
 
 class Incoming:
@@ -83,9 +86,14 @@ class Incoming:
 
     def identity(self, transfer_syntax_uid: str) -> Identity:
         """Which object has arrived. Raises `UnreadableDataSet`."""
-        return read_identity(
-            lambda offset, count: self._part.read(HEAD_BYTES + offset, count), self.size, transfer_syntax_uid
-        )
+        return read_identity(self._read, self.size, transfer_syntax_uid)
+
+    def values(self, transfer_syntax_uid: str, tags: Collection[int]) -> dict[int, str]:
+        """Short texts of the data set, by tag."""
+        return read_values(self._read, self.size, transfer_syntax_uid, tags) if tags else {}
+
+    def _read(self, offset: int, count: int) -> bytes:
+        return self._part.read(HEAD_BYTES + offset, count)
 
     def file(
         self, identity: Identity, transfer_syntax_uid: str, arrival: Arrival
@@ -102,6 +110,7 @@ class Incoming:
                 series=identity.series_instance_uid,
                 address=arrival.address,
                 received_at=arrival.received_at.astimezone(UTC).isoformat(timespec="microseconds"),
+                lane=arrival.lane,
             ),
         )
         self._part.overwrite(write_head(head), 0)
@@ -121,6 +130,7 @@ class Incoming:
             called_ae=arrival.called_ae,
             address=arrival.address,
             received_at=arrival.received_at,
+            lane=arrival.lane,
         )
         return instance, filed
 
@@ -157,6 +167,7 @@ def read_instance(path: Path, sop_instance_uid: str, sha256: str) -> SpooledInst
         called_ae=head.called_ae,
         address=head.provenance.address,
         received_at=received_at,
+        lane=Lane(head.provenance.lane),
     )
 
 
@@ -167,6 +178,7 @@ def _head(content: bytes, sop_instance_uid: str, filed_at: datetime) -> tuple[He
         received_at = datetime.fromisoformat(head.provenance.received_at).astimezone(UTC)
         facts = [head.sop_class_uid, head.transfer_syntax_uid, head.calling_ae, head.called_ae]
         facts += [head.provenance.series, head.provenance.address]
+        Lane(head.provenance.lane)
         if head.sop_instance_uid == sop_instance_uid and all(fact.isprintable() for fact in facts):
             return head, received_at
     except Exception:  # noqa: BLE001, S110 (whatever a parser makes of rotten bytes)

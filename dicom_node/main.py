@@ -38,8 +38,8 @@ class Node:
         metrics.MINIMUM_FREE.set(settings.spool.minimum_free_bytes)
         metrics.ASSEMBLING.set_function(lambda: len(self._assembler))
         self._reloader = Reloader(settings, read, self._server.reload)
-        # Studies that something arrived for, None to stop. A SimpleQueue may be filled by a signal handler.
-        self._arrivals: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # What has arrived, None to stop. A SimpleQueue may be filled by a signal handler.
+        self._arrivals: queue.SimpleQueue[SpooledInstance | None] = queue.SimpleQueue()
 
     def run(self, ready: Callable[[int], None] | None = None) -> None:
         """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
@@ -67,7 +67,7 @@ class Node:
         self._reloader.ask()
 
     def _filed(self, instance: SpooledInstance) -> None:
-        self._arrivals.put(instance.study_instance_uid)
+        self._arrivals.put(instance)
 
     def _ring_until_stopped(self) -> None:
         while True:
@@ -77,11 +77,11 @@ class Node:
                 arrived = self._arrivals.get(timeout=timeout)
                 if arrived is None:
                     return
-                self._assembler.arrived(arrived, time.monotonic())
-            for study in self._assembler.due(time.monotonic()):
-                rung = self._dispatcher.ring(study)
+                self._assembler.arrived(arrived.study_instance_uid, time.monotonic(), arrived.lane)
+            for study, lane in self._assembler.due(time.monotonic()).items():
+                rung = self._dispatcher.ring(study, lane)
                 metrics.RELEASED.labels("yes" if rung else "no").inc()
-                log.info("study_released", study=study, rung=rung)
+                log.info("study_released", study=study, lane=lane, rung=rung)
 
 
 def _endpoint(settings: NodeSettings, spool: Spool) -> Endpoint:

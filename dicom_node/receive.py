@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from dicom_node import metrics, tracing
@@ -18,6 +19,7 @@ from dicom_node.header import UnreadableDataSet
 from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import Context
+from dicom_node.routing import Router
 from dicom_node.spool import Spool
 from dicom_node.status import Status
 
@@ -37,12 +39,15 @@ class StoreReception:
         context: Context,
         arrival: tuple[str, str, str],
         maximum_bytes: int,
+        router: Router,
         on_filed: OnFiled,
     ) -> None:
         self._sop_class_uid = command.uid(Field.AFFECTED_SOP_CLASS)
         self._sop_instance_uid = command.uid(Field.AFFECTED_SOP_INSTANCE)
         self._transfer_syntax_uid = context.transfer_syntax
         self._maximum_bytes = maximum_bytes
+        self._router = router
+        self._dimse_priority = command.number(Field.PRIORITY)
         self._on_filed = on_filed
         calling_ae, called_ae, address = arrival
         self._arrival = Arrival(
@@ -99,7 +104,7 @@ class StoreReception:
         ):
             why = "data set is not what the command says"
             return self._refuse(Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, why, "command_mismatch")
-        instance, filed = incoming.file(identity, self._transfer_syntax_uid, self._arrival)
+        instance, filed = incoming.file(identity, self._transfer_syntax_uid, self._in_lane(incoming))
         log.info(
             "object_filed",
             study=instance.study_instance_uid,
@@ -118,6 +123,14 @@ class StoreReception:
             self._announce(instance)
         reach("receive.before_response")
         return Status.SUCCESS
+
+    def _in_lane(self, incoming: Incoming) -> Arrival:
+        lane = self._router.lane(
+            calling_ae=self._arrival.calling_ae,
+            dimse_priority=self._dimse_priority,
+            values=incoming.values(self._transfer_syntax_uid, self._router.tags),
+        )
+        return replace(self._arrival, lane=lane)
 
     def _announce(self, instance: SpooledInstance) -> None:
         try:

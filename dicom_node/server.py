@@ -19,6 +19,7 @@ from dicom_node.listener import Connections, Listener, Serve
 from dicom_node.logs import get_logger
 from dicom_node.negotiation import Context, Policy, Terms, supported
 from dicom_node.receive import OnFiled, StoreReception
+from dicom_node.routing import Router
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import Spool
 from dicom_node.status import Status
@@ -48,6 +49,7 @@ class StorageServer:
         self._tls = settings.tls
         self._spool = spool
         self._on_filed = on_filed
+        self._router = Router(settings.lanes.rules)
         self._contexts = contexts_of(node.sop_classes, node.set_aside_sop_classes)
         self._access = self._read_access(settings)
         metrics.MAXIMUM_ASSOCIATIONS.set(node.maximum_associations)
@@ -162,6 +164,7 @@ class StorageServer:
                 context=context,
                 arrival=(terms.calling_ae, terms.called_ae, address),
                 maximum_bytes=self._settings.maximum_object_bytes,
+                router=self._router,
                 on_filed=self._on_filed,
             )
         if operation == Operation.N_EVENT_REPORT_RQ and context.abstract_syntax == uids.STORAGE_COMMITMENT:

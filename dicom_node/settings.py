@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from dicom_node import uids
 from dicom_node.errors import ConfigurationError
+from dicom_node.lanes import Lane
 from dicom_node.secret_files import SecretFiles
 
 CONFIGURATION_FILE = "COVARIANCE_CONFIG"
@@ -36,6 +37,7 @@ SECRETS_DIRECTORY = "COVARIANCE_SECRETS"  # pragma: allowlist secret (its name)
 FAILPOINTS = "COVARIANCE_FAILPOINTS"
 
 AETitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
+StationName = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Fingerprint = Annotated[
@@ -169,6 +171,42 @@ class QueueSection(Section):
     """Directory of the broker that `covariance up` starts when `url` is left at its default."""
 
 
+class LaneRule(Section):
+    """Which objects go into a lane: all that a rule names must fit, and the first rule that fits decides."""
+
+    lane: Lane
+    """`stat`, `routine` or `backfill`."""
+    calling_ae: AETitle | None = None
+    """Calling AE title of the sender."""
+    station_ae: AETitle | None = None
+    """StationAETitle (0008,0055) in the object."""
+    station_name: StationName | None = None
+    """StationName (0008,1010) in the object."""
+    procedure_priority: Literal["STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW"] | None = None
+    """RequestedProcedurePriority (0040,1003) in the object."""
+    dimse_priority: Literal["HIGH", "MEDIUM", "LOW"] | None = None
+    """Priority (0000,0700) of the C-STORE."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.model_fields_set <= {"lane"}:
+            raise ValueError(
+                "a rule needs a sender, a station or a priority; without one it fits every study"
+            )
+        return self
+
+
+class LanesSection(Section):
+    """Which studies are scored first. A study goes with the most urgent of its images."""
+
+    rules: tuple[LaneRule, ...] = ()
+    """Rules in order, with any of `calling_ae`, `station_ae`, `station_name`, `procedure_priority` and
+    `dimse_priority`; what fits none is `routine`. `stat` goes first, then `routine`, then `backfill`."""
+    backfill_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of worker.concurrency that backfill may have: one place at least, and never the last one but in a
+    worker that has only one."""
+
+
 class LogSection(Section):
     """Logs on stderr."""
 
@@ -221,6 +259,7 @@ class NodeSettings(BaseSettings):
     spool: SpoolSection = SpoolSection()
     assembly: AssemblySection = AssemblySection()
     queue: QueueSection = QueueSection()
+    lanes: LanesSection = LanesSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
     tracing: TracingSection = TracingSection()

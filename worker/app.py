@@ -11,10 +11,11 @@ import socket
 import threading
 from contextlib import ExitStack
 
+from celery import Task
 from celery.signals import worker_ready
 
 from dicom_node import metrics as node_metrics
-from dicom_node.dispatch import QUEUE, SCORE_STUDY, celery_app
+from dicom_node.dispatch import QUEUES, SCORE_STUDY, celery_app
 from dicom_node.endpoint import Endpoint
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
@@ -24,6 +25,7 @@ from worker.drain import DRAINED_EXIT, stays_down
 from worker.ending import Ending
 from worker.engines import DeviceLost
 from worker.gpu import GpuUse
+from worker.lanes import Backfill, backfill_places, transport_options
 from worker.ledger import open_ledger
 from worker.pipeline import Pipeline
 from worker.scorer import Scorer
@@ -60,9 +62,11 @@ def run_worker(settings: Settings) -> int:
             settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name, shadow=shadow
         )
         app = celery_app(settings)
+        backfill = Backfill(backfill_places(settings.worker.concurrency, settings.lanes.backfill_share))
+        app.conf.broker_transport_options |= transport_options(backfill)
 
-        @app.task(name=SCORE_STUDY)  # type: ignore[untyped-decorator]
-        def score_study(study_instance_uid: str) -> None:
+        @app.task(name=SCORE_STUDY, bind=True)  # type: ignore[untyped-decorator]
+        def score_study(task: Task, study_instance_uid: str) -> None:
             try:
                 pipeline.score_study(study_instance_uid)
             except DeviceLost as error:
@@ -72,6 +76,8 @@ def run_worker(settings: Settings) -> int:
             except Exception as error:  # noqa: BLE001 (task boundary)
                 # The text of an unknown error may quote a data set: only its type is safe to log.
                 log.error("study_failed", study=study_instance_uid, error=type(error).__name__)
+            finally:
+                backfill.ended(task.request.id)
 
         @worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
         def ready(**_: object) -> None:
@@ -83,7 +89,7 @@ def run_worker(settings: Settings) -> int:
                 "worker",
                 "--pool=threads",
                 f"--concurrency={settings.worker.concurrency}",
-                f"--queues={QUEUE}",
+                f"--queues={','.join(QUEUES.values())}",
                 f"--hostname=covariance@{name}",
                 "--without-gossip",
                 "--without-mingle",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane
 from worker.bundle import Bundle
 from worker.findings import ModelIdentity, StudyFinding
 
@@ -51,7 +52,8 @@ SCORES = Histogram(
 )
 TURNAROUND_SECONDS = Histogram(
     "covariance_turnaround_seconds",
-    "From the last image of a study, as the node received it, to its result in the ledger.",
+    "From the last image of a study, as the node received it, to its result in the ledger, by lane.",
+    ("lane",),
     buckets=(1, 2.5, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400),
     registry=WORKER,
 )
@@ -106,7 +108,9 @@ REACHABLE = Gauge(
     registry=DELIVER,
 )
 BROKER_UP = Gauge("covariance_broker_up", "1 while the broker answers.", registry=DELIVER)
-MESSAGES = Gauge("covariance_queue_messages", "Messages that wait in the broker.", registry=DELIVER)
+MESSAGES = Gauge(
+    "covariance_queue_messages", "Messages that wait in the broker, by lane.", ("lane",), registry=DELIVER
+)
 ANNOUNCED_AGAIN = Counter(
     "covariance_studies_announced_again", "Studies that the reconciler rang for.", registry=DELIVER
 )
@@ -166,6 +170,8 @@ AUDIT_INTACT.set(1)
 # A series that appears with its first event has no rate at that event: these begin at zero.
 for _outcome in ("recorded", "unchanged", "superseded", "stale", "no_result", "quarantined", "released"):
     OUTCOMES.labels(_outcome)
+for _lane in Lane:
+    TURNAROUND_SECONDS.labels(_lane)
 for _decision in ("positive", "negative", "not_analysed"):
     DECISIONS.labels(_decision)
 for _answer in ("stored", "refused", "unavailable"):

@@ -176,7 +176,8 @@ class Pipeline:
         if outcome in ("recorded", "no_result"):
             metrics.count_finding(finding)
             last = max(instance.received_at for instance in claim.instances)
-            metrics.TURNAROUND_SECONDS.observe(max((datetime.now(UTC) - last).total_seconds(), 0.0))
+            turnaround = max((datetime.now(UTC) - last).total_seconds(), 0.0)
+            metrics.TURNAROUND_SECONDS.labels(claim.lane).observe(turnaround)
         if outcome == "recorded":
             metrics.DECISIONS.labels(finding.decision or "not_analysed").inc()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from itertools import islice
 
 from dicom_node.dispatch import Dispatcher
+from dicom_node.lanes import Lane, most_urgent
 from dicom_node.logs import get_logger
 from dicom_node.settings import AssemblySection
 from dicom_node.spool import Spool, SpooledStudy
@@ -48,42 +48,54 @@ class Reconciler:
         self._clock = clock
         self._settled: dict[str, tuple[int, int]] = {}
         self._rung: dict[str, datetime] = {}
-        self._forgotten: list[SpooledStudy] = []
+        self._lanes: dict[str, tuple[tuple[int, int] | None, Lane]] = {}
+        self._forgotten: list[tuple[SpooledStudy, Lane]] = []
 
     def step(self) -> int:
-        """Ring for every study that waits unannounced; return how many.
+        """Ring for every study that waits unannounced, in its lane; return how many.
 
         An empty queue announces nothing. While it holds messages the workers have enough to do, and
         ringing for a backlog at every look would only make it grow: then only what has waited long is
         rung for, some at a look and each once a minute, because its message may be lost all the same.
         """
-        depth, now = self._dispatcher.depth(), self._clock()
-        metrics.BROKER_UP.set(depth is not None)
-        if depth is None:
+        depths, now = self._dispatcher.depths(), self._clock()
+        metrics.BROKER_UP.set(depths is not None)
+        self._forgotten = self._unregistered(now)
+        if depths is None:
             # Nobody hears a ring; how much waits is to be seen all the same.
-            self._unregistered(now)
             return 0
-        metrics.MESSAGES.set(depth)
         self._rung = {uid: at for uid, at in self._rung.items() if now - at < _REMEMBERED}
-        waiting = self._waiting(now, _PATIENCE) if depth else self._waiting(now, timedelta())
-        if depth:
-            waiting = list(islice((uid for uid in waiting if uid not in self._rung), _BATCH))
+        waiting = self._ledger.announceable()
+        waiting |= {study.study_instance_uid: lane for study, lane in self._forgotten}
+        overdue = set(self._ledger.announceable(waited=_PATIENCE))
+        by = now - _PATIENCE
+        overdue |= {study.study_instance_uid for study, _ in self._forgotten if self._released(study, by)}
         rung = 0
-        for study_instance_uid in waiting:
-            if not self._dispatcher.ring(study_instance_uid):
-                break
-            self._rung[study_instance_uid] = now
-            rung += 1
+        for lane, depth in depths.items():
+            metrics.MESSAGES.labels(lane).set(depth)
+            mine = [uid for uid, one in waiting.items() if one is lane]
+            rung += self._ring(lane, self._unannounced(mine, overdue, depth), now)
         if rung:
             metrics.ANNOUNCED_AGAIN.inc(rung)
-            log.info("studies_announced_again", studies=rung, queue=depth)
+            log.info("studies_announced_again", studies=rung, queue=sum(depths.values()))
         return rung
 
-    def _waiting(self, now: datetime, waited: timedelta) -> list[str]:
-        ready = self._ledger.announceable(waited=waited)
-        return list(dict.fromkeys((*ready, *self._unregistered(now - waited))))
+    def _unannounced(self, mine: list[str], overdue: set[str], depth: int) -> list[str]:
+        if not depth:
+            return mine
+        # With a message for each study that waits, and some more, none is without one for long. Backfill
+        # waits for hours, and its queue must not grow by the minute.
+        room = max(min(_BATCH, len(mine) + _BATCH - depth), 0)
+        return [uid for uid in mine if uid in overdue and uid not in self._rung][:room]
 
-    def _unregistered(self, by: datetime) -> list[str]:
+    def _ring(self, lane: Lane, studies: list[str], now: datetime) -> int:
+        for rung, study_instance_uid in enumerate(studies):
+            if not self._dispatcher.ring(study_instance_uid, lane):
+                return rung
+            self._rung[study_instance_uid] = now
+        return len(studies)
+
+    def _unregistered(self, by: datetime) -> list[tuple[SpooledStudy, Lane]]:
         # By number and time of the files: two may share a time, and one that was purged may come again.
         found = list(self._spool.studies())
         seen = {study.study_instance_uid for study in found}
@@ -91,30 +103,49 @@ class Reconciler:
         open_questions = [
             study
             for study in found
-            if self._settled.get(study.study_instance_uid) != (study.instances, study.last_ns)
-            and self._released(study, by)
+            if self._settled.get(study.study_instance_uid) != _state(study) and self._released(study, by)
         ]
-        if not open_questions:
-            self._forgotten = []
-            return []
-        registered = self._ledger.registered_counts()
+        registered = self._ledger.registered_counts([study.study_instance_uid for study in open_questions])
         waiting: list[SpooledStudy] = []
         for study in open_questions:
             if registered.get(study.study_instance_uid, 0) < study.instances:
                 waiting.append(study)
             else:
                 # Nothing more to ask the ledger until another file arrives.
-                self._settled[study.study_instance_uid] = (study.instances, study.last_ns)
-        self._forgotten = waiting
-        return [study.study_instance_uid for study in waiting]
+                self._settled[study.study_instance_uid] = _state(study)
+        self._lanes = {
+            study.study_instance_uid: self._lanes.get(study.study_instance_uid, (None, Lane.ROUTINE))
+            for study in waiting
+        }
+        return [(study, self._lane(study)) for study in waiting]
 
-    def backlog(self) -> Backlog:
-        """Complete studies that no worker has registered, as of the last look."""
-        last = [study.last_ns for study in self._forgotten]
-        age = self._clock().timestamp() - min(last) / 1e9 if last else 0.0
-        return Backlog(studies=len(last), seconds=max(age, 0.0))
+    def _lane(self, study: SpooledStudy) -> Lane:
+        uid = study.study_instance_uid
+        state, lane = self._lanes[uid]
+        if state != _state(study):
+            # A backlog of thousands is looked at every few seconds: its files are opened once.
+            try:
+                lane = most_urgent(one.lane for one in self._spool.instances(uid))
+            except OSError as error:
+                log.error("study_unreadable", study=uid, error=type(error).__name__)
+            self._lanes[uid] = (_state(study), lane)
+        return lane
+
+    def backlog(self) -> dict[Lane, Backlog]:
+        """Complete studies that no worker has registered, by lane, as of the last look."""
+        now = self._clock().timestamp()
+        backlogs = {}
+        for lane in Lane:
+            last = [study.last_ns for study, one in self._forgotten if one is lane]
+            age = now - min(last) / 1e9 if last else 0.0
+            backlogs[lane] = Backlog(studies=len(last), seconds=max(age, 0.0))
+        return backlogs
 
     def _released(self, study: SpooledStudy, by: datetime) -> bool:
         seconds = (by - _GRACE).timestamp()
         quiet, open_for = seconds - study.last_ns / 1e9, seconds - study.first_ns / 1e9
         return quiet >= self._assembly.quiet_seconds or open_for >= self._assembly.cap_seconds
+
+
+def _state(study: SpooledStudy) -> tuple[int, int]:
+    return study.instances, study.last_ns

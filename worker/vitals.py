@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dicom_node.errors import Retryable
+from dicom_node.lanes import Lane
 from worker.ledger import JobState, Ledger, Vitals
 from worker.remembered import Remembered
 from worker.settings import Settings
@@ -28,7 +29,9 @@ class Backlog:
 class LedgerVitals(Collector):
     """Queue, claims and deliveries of the whole installation, whichever workers there are."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, backlog: Callable[[], Backlog]) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, backlog: Callable[[], Mapping[Lane, Backlog]]
+    ) -> None:
         names = [one.name for one in settings.destinations]
         trusted = [one.name for one in settings.destinations if one.verify == "none"]
         self._backlog = backlog
@@ -52,18 +55,22 @@ class LedgerVitals(Collector):
         )
 
     def _queue(self, vitals: Vitals) -> Iterator[Metric]:
-        backlog, ready, claimed = self._backlog(), vitals.jobs[JobState.READY], vitals.jobs[JobState.CLAIMED]
-        # A study whose worker never came has no job: the spool knows of it.
-        yield GaugeMetricFamily(
-            "covariance_queue_studies",
-            "Complete studies that wait for a worker.",
-            value=backlog.studies + ready.count,
+        backlogs, claimed = self._backlog(), vitals.jobs[JobState.CLAIMED]
+        studies = GaugeMetricFamily(
+            "covariance_queue_studies", "Complete studies that wait for a worker.", labels=("lane",)
         )
-        yield GaugeMetricFamily(
+        age = GaugeMetricFamily(
             "covariance_queue_age_seconds",
             "How long the study that waits longest for a worker has waited; 0 where none waits.",
-            value=max(backlog.seconds, ready.seconds),
+            labels=("lane",),
         )
+        for lane, ready in vitals.ready.items():
+            # A study whose worker never came has no job: the spool knows of it.
+            backlog = backlogs.get(lane, Backlog())
+            studies.add_metric((lane.value,), backlog.studies + ready.count)
+            age.add_metric((lane.value,), max(backlog.seconds, ready.seconds))
+        yield studies
+        yield age
         yield GaugeMetricFamily(
             "covariance_studies_claimed", "Studies that a worker has claimed.", value=claimed.count
         )

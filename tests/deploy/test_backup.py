@@ -29,7 +29,7 @@ def test_a_restored_site_goes_on(site, tmp_path):  # noqa: F811
     assert all(len(site.held("plain", study)) == 2 for study in STUDIES)
     with site.ledger() as ledger:
         ledger.register("1.2.840.79", site.spool.instances("1.2.840.79"))
-        assert ledger.announceable() == ["1.2.840.79"]
+        assert list(ledger.announceable()) == ["1.2.840.79"]
         assert ledger.verify().ok
 
 

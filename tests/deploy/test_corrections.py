@@ -126,4 +126,4 @@ def test_quarantine_is_listed_and_released(site, run):  # noqa: F811
     assert run("quarantine", "release", "--reason", "file_altered").exit_code == 0
     assert "Quarantined: nothing." in run("quarantine", "list").output
     with site.ledger() as ledger:
-        assert ledger.announceable() == ["1.2.840.73"]
+        assert list(ledger.announceable()) == ["1.2.840.73"]

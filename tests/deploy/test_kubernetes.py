@@ -12,7 +12,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from dicom_node.dispatch import QUEUE
+from dicom_node.dispatch import QUEUES
 from tests.deploy import drift
 from tests.deploy.drift import DEPLOY, IMAGES, VERSION
 from tests.deploy.kustomize import build, containers, key, merge, pod
@@ -215,11 +215,15 @@ def test_who_scales_is_alone(overlay):
 
 
 def test_keda_counts_the_list_that_the_node_rings():
-    """The key in Redis is the prefix of the settings and the name of the queue."""
+    """The keys in Redis are the prefix of the settings and the names of the queues, one for each lane."""
     objects = built("keda")
-    (trigger,) = one_of(objects, "ScaledObject", "worker")["spec"]["triggers"]
-    assert trigger["metadata"]["listName"] == f"{DEFAULTS.queue.prefix}{QUEUE}"
-    assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in {key(one) for one in objects}
+    triggers = one_of(objects, "ScaledObject", "worker")["spec"]["triggers"]
+    counted = [trigger["metadata"]["listName"] for trigger in triggers]
+    assert counted == [f"{DEFAULTS.queue.prefix}{queue}" for queue in QUEUES.values()]
+    for trigger in triggers:
+        assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in {
+            key(one) for one in objects
+        }
     assert "covariance-keda" in (KUBERNETES / "README.md").read_text()
 
 

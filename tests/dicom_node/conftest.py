@@ -23,9 +23,15 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            *, minimum_free_bytes: int = 0, tls: Mapping[str, object] | None = None, **node: object
+            *,
+            minimum_free_bytes: int = 0,
+            tls: Mapping[str, object] | None = None,
+            lanes: Mapping[str, object] | None = None,
+            **node: object,
         ) -> Listening:
-            settings = NodeSettings(node={"port": 0, "network_timeout": 20.0, **node}, tls=tls or {})
+            settings = NodeSettings(
+                node={"port": 0, "network_timeout": 20.0, **node}, tls=tls or {}, lanes=lanes or {}
+            )
             spool = Spool(tmp_path / "spool", minimum_free_bytes=minimum_free_bytes)
             spool.prepare()
             filed: list[SpooledInstance] = []

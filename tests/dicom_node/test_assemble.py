@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_node.assemble import Assembler
+from dicom_node.lanes import Lane
 
 
 def test_releases_after_a_quiet_period() -> None:
@@ -11,9 +12,9 @@ def test_releases_after_a_quiet_period() -> None:
     assembler = Assembler(5.0, 60.0)
     assembler.arrived("1.2", 0.0)
     assembler.arrived("1.2", 4.0)
-    assert assembler.due(8.9) == []
-    assert assembler.due(9.0) == ["1.2"]
-    assert assembler.due(100.0) == []
+    assert list(assembler.due(8.9)) == []
+    assert list(assembler.due(9.0)) == ["1.2"]
+    assert list(assembler.due(100.0)) == []
 
 
 def test_releases_at_the_cap_in_any_case() -> None:
@@ -21,7 +22,7 @@ def test_releases_at_the_cap_in_any_case() -> None:
     assembler = Assembler(5.0, 10.0)
     for second in range(10):
         assembler.arrived("1.2", float(second))
-    assert assembler.due(10.0) == ["1.2"]
+    assert list(assembler.due(10.0)) == ["1.2"]
 
 
 def test_a_late_object_opens_the_study_anew() -> None:
@@ -30,7 +31,18 @@ def test_a_late_object_opens_the_study_anew() -> None:
     assembler.arrived("1.2", 0.0)
     assembler.due(5.0)
     assembler.arrived("1.2", 6.0)
-    assert assembler.due(11.0) == ["1.2"]
+    assert list(assembler.due(11.0)) == ["1.2"]
+
+
+def test_is_released_into_the_lane_of_its_most_urgent_object() -> None:
+    """Whichever came first; a study that is opened anew begins anew."""
+    assembler = Assembler(5.0, 60.0)
+    assembler.arrived("1.2", 0.0, Lane.BACKFILL)
+    assembler.arrived("1.2", 1.0, Lane.STAT)
+    assembler.arrived("1.2", 2.0, Lane.BACKFILL)
+    assert assembler.due(7.0) == {"1.2": Lane.STAT}
+    assembler.arrived("1.2", 8.0, Lane.BACKFILL)
+    assert assembler.due(13.0) == {"1.2": Lane.BACKFILL}
 
 
 @settings(deadline=None)

@@ -4,7 +4,8 @@ import socket
 
 import redis
 
-from dicom_node.dispatch import QUEUE, SCORE_STUDY, Dispatcher, celery_app
+from dicom_node.dispatch import QUEUES, SCORE_STUDY, Dispatcher, celery_app
+from dicom_node.lanes import Lane
 from dicom_node.settings import NodeSettings
 from tests.dicom_node.build import eventually
 
@@ -18,8 +19,19 @@ def test_rings_with_the_study_and_nothing_else(broker: str) -> None:
     dispatcher = Dispatcher(settings_for(broker))
     assert dispatcher.ring("1.2.3")
     assert dispatcher.depth() == 1
-    (message,) = redis.Redis(unix_socket_path=broker).lrange(f"t:{QUEUE}", 0, -1)
+    (message,) = redis.Redis(unix_socket_path=broker).lrange(f"t:{QUEUES[Lane.ROUTINE]}", 0, -1)
     assert SCORE_STUDY.encode() in message
+    dispatcher.close()
+
+
+def test_each_lane_has_a_queue_of_its_own(broker: str) -> None:
+    """A ring is counted in its lane, and in no other."""
+    dispatcher = Dispatcher(settings_for(broker))
+    for number, lane in enumerate(Lane, start=1):
+        for _ in range(number):
+            assert dispatcher.ring("1.2.3", lane)
+    assert dispatcher.depths() == {Lane.STAT: 1, Lane.ROUTINE: 2, Lane.BACKFILL: 3}
+    assert dispatcher.depth() == 6
     dispatcher.close()
 
 
@@ -28,7 +40,7 @@ def test_a_worker_hears_the_study(broker: str) -> None:
     settings = settings_for(broker)
     assert Dispatcher(settings).ring("1.2.3")
     with celery_app(settings).connection_for_read() as connection:
-        message = connection.SimpleQueue(QUEUE).get(timeout=10)
+        message = connection.SimpleQueue(QUEUES[Lane.ROUTINE]).get(timeout=10)
         assert message.payload[:2] == [["1.2.3"], {}]
         message.ack()
 

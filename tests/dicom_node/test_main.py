@@ -18,7 +18,8 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from dicom_node import uids
-from dicom_node.dispatch import QUEUE, Dispatcher, celery_app
+from dicom_node.dispatch import QUEUES, Dispatcher, celery_app
+from dicom_node.lanes import Lane
 from dicom_node.main import Node
 from dicom_node.settings import NodeSettings
 from dicom_node.store_scu import Peer, StoreAssociation
@@ -162,7 +163,7 @@ def test_rings_once_for_a_study(tmp_path: Path, broker: str) -> None:
         node.stop()
         thread.join(30)
         with celery_app(settings).connection_for_read() as connection:
-            rung = connection.SimpleQueue(QUEUE)
+            rung = connection.SimpleQueue(QUEUES[Lane.ROUTINE])
             assert rung.get(timeout=10).payload[0] == ["1.2.3"]
             assert Dispatcher(settings).depth() == 0
     finally:

@@ -27,8 +27,9 @@ from hypothesis.stateful import (
 
 from deploy.pacs import StandInPacs
 from dicom_node.assemble import Assembler
-from dicom_node.dispatch import QUEUE, Dispatcher
+from dicom_node.dispatch import QUEUES, Dispatcher
 from dicom_node.errors import Retryable
+from dicom_node.lanes import Lane
 from dicom_node.server import StorageServer
 from dicom_node.spool import Spool
 from dicom_node.store_scu import Peer, PeerUnavailable, SendItem, StoreAssociation
@@ -197,7 +198,7 @@ class Machine(RuleBasedStateMachine):
                 self._score(study)
 
     def _heard(self) -> str | None:
-        message = self.calls.rpop(self.settings.queue.prefix + QUEUE)
+        message = self.calls.rpop(self.settings.queue.prefix + QUEUES[Lane.ROUTINE])
         return None if message is None else json.loads(base64.b64decode(json.loads(message)["body"]))[0][0]
 
     def _score(self, study: str) -> None:

@@ -15,12 +15,15 @@ from dicom_node.dimse import Command, Field, Operation
 from dicom_node.doorman import Doorman
 from dicom_node.negotiation import Context, Policy, Terms, supported
 from dicom_node.receive import StoreReception
+from dicom_node.routing import Router
+from dicom_node.settings import LaneRule
 from dicom_node.spool import Spool
 from dicom_node.status import Status
 from dicom_node.wire import PDU_HEADER, PduType, Wire
 
 _SYNTAXES = uids.TRANSFER_SYNTAXES[:3]
 _CLASSES = (uids.VERIFICATION, uids.COMPUTED_RADIOGRAPHY, uids.STORAGE_COMMITMENT)
+_ROUTER = Router([LaneRule(lane="stat", station_name="FUZZ", procedure_priority="STAT")])
 _POLICY = Policy(
     ae_title="COVARIANCE",
     callers=AllowList((), ()),
@@ -75,6 +78,7 @@ def _begin(command: Command, context: Context, terms: Terms) -> Reception:
             context=context,
             arrival=(terms.calling_ae, terms.called_ae, "127.0.0.1"),
             maximum_bytes=100_000,
+            router=_ROUTER,
             on_filed=lambda _: None,
         )
     if operation == Operation.N_EVENT_REPORT_RQ:

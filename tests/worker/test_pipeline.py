@@ -264,7 +264,7 @@ def test_full_disk_quarantines_nothing(site, films):
     for _ in range(5):
         with pytest.raises(Retryable):
             site.score(spool=full)
-        assert site.ledger.announceable() == []
+        assert list(site.ledger.announceable()) == []
         site.clock.pass_by(60)
     assert site.ends() == {film.sop_instance_uid: ("pending", None)}
     assert site.study().jobs[0].releases == 5

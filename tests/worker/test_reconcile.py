@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from dicom_node import uids
 from dicom_node.dispatch import Dispatcher
+from dicom_node.lanes import Lane
 from dicom_node.settings import AssemblySection
 from tests.dicom_node.build import arrival, encoded, eventually, film
 from tests.worker.build import settings_in
@@ -44,12 +46,12 @@ def reconciler(spool, ledger, dispatcher, clock):
     return Reconciler(assembly=assembly, spool=spool, ledger=ledger, dispatcher=dispatcher, clock=clock)
 
 
-def receive(spool, study=STUDY):
+def receive(spool, study=STUDY, lane=Lane.ROUTINE):
     """One more image of the study in the spool."""
     instance, _ = spool.store(
         encoded(film(StudyInstanceUID=study)),
         transfer_syntax_uid=uids.EXPLICIT_VR_LITTLE_ENDIAN,
-        arrival=arrival(),
+        arrival=replace(arrival(), lane=lane),
     )
     return instance
 
@@ -117,6 +119,51 @@ def test_backlog_is_rung_for_in_parts(reconciler, ledger, dispatcher, clock):
         ledger.register(f"1.2.{number + 10}", [spooled(f"1.2.{number + 10}", f"1.2.{number + 10}.1")])
     clock.pass_by(40)
     assert [reconciler.step(), reconciler.step(), reconciler.step()] == [50, 10, 0]
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_a_study_is_rung_for_in_its_lane(lane, reconciler, spool, ledger, dispatcher, clock):
+    """As the spool has it before it is registered, and as the ledger has it after."""
+    receive(spool, "1.2.5", lane)
+    receive(spool, "1.2.6", lane)
+    ledger.register("1.2.6", spool.instances("1.2.6"))
+    clock.pass_by(7)
+    assert reconciler.step() == 2
+    assert dispatcher.depths() == {one: 2 if one is lane else 0 for one in Lane}
+
+
+def test_a_late_image_changes_the_lane_of_a_study_that_waits(reconciler, spool, dispatcher, clock):
+    """What was read of a study is read again when another image has come."""
+    receive(spool, STUDY, Lane.BACKFILL)
+    clock.pass_by(7)
+    assert reconciler.backlog()[Lane.BACKFILL].studies == 0
+    reconciler.step()
+    assert reconciler.backlog()[Lane.BACKFILL].studies == 1
+    receive(spool, STUDY, Lane.STAT)
+    clock.pass_by(7)
+    reconciler.step()
+    assert dispatcher.depths() == {Lane.STAT: 1, Lane.ROUTINE: 0, Lane.BACKFILL: 1}
+    assert reconciler.backlog()[Lane.STAT].studies == 1
+
+
+def test_an_urgent_study_is_rung_for_beside_a_backlog(reconciler, spool, dispatcher, clock):
+    """Messages of another lane do not make it wait."""
+    dispatcher.ring("1.2.3", Lane.BACKFILL)
+    receive(spool, STUDY, Lane.STAT)
+    clock.pass_by(7)
+    assert reconciler.step() == 1
+
+
+def test_a_backlog_that_waits_for_hours_does_not_grow(reconciler, ledger, dispatcher, clock):
+    """With a message for each of its studies there, only some more are ever added."""
+    for number in range(120):
+        study = f"1.2.{number + 10}"
+        ledger.register(study, [replace(spooled(study, f"{study}.1"), lane=Lane.BACKFILL)])
+    assert reconciler.step() == 120
+    for _ in range(30):
+        clock.pass_by(70)
+        reconciler.step()
+    assert dispatcher.depth() == 170
 
 
 def test_emptied_queue_is_filled_at_once(reconciler, spool, broker, dispatcher, clock):

@@ -8,12 +8,13 @@ import time
 import pytest
 
 from dicom_node.errors import Retryable
+from dicom_node.lanes import Lane
 from dicom_node.spool import Spool
 from tests.worker.build import Clock, settings_in, written
 from tests.worker.ledger.conftest import spooled
 from worker import gpu, metrics
 from worker.audit_walk import AuditWalk
-from worker.ledger import ChainHead, DeliveryState, JobState, open_ledger
+from worker.ledger import ChainHead, DeliveryState, open_ledger
 from worker.remembered import Remembered
 from worker.vitals import Backlog, LedgerVitals
 
@@ -37,7 +38,7 @@ def test_what_waits_has_an_age(site):
     ledger.register("1.2.2", [spooled("1.2.2", "1.2.2.1")])
     clock.pass_by(20)
     vitals = ledger.vitals(["pacs"])
-    assert (vitals.jobs[JobState.READY].count, vitals.jobs[JobState.READY].seconds) == (1, 20.0)
+    assert (vitals.ready[Lane.ROUTINE].count, vitals.ready[Lane.ROUTINE].seconds) == (1, 20.0)
     assert vitals.deliveries["pacs"][DeliveryState.DUE].count == 2
     assert vitals.unproven("pacs") == 120.0
     assert vitals.head == ledger.head()
@@ -56,10 +57,15 @@ def test_where_stored_is_enough_it_is_proven(site):
 def test_a_study_that_nobody_registered_counts_as_waiting(site):
     """While no worker lives, the queue is as old as the oldest study in the spool."""
     settings, ledger, _, _ = site
-    collector = LedgerVitals(settings, ledger, lambda: Backlog(studies=3, seconds=700.0))
-    told = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
-    assert told["covariance_queue_studies"] == 3
-    assert told["covariance_queue_age_seconds"] == 700.0
+    collector = LedgerVitals(settings, ledger, lambda: {Lane.STAT: Backlog(studies=3, seconds=700.0)})
+    told = {
+        (sample.name, sample.labels.get("lane")): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+    assert told["covariance_queue_studies", "stat"] == 3
+    assert told["covariance_queue_age_seconds", "stat"] == 700.0
+    assert told["covariance_queue_studies", "backfill"] == 0
 
 
 def test_a_database_that_is_away_is_told(site, tmp_path):
@@ -69,7 +75,7 @@ def test_a_database_that_is_away_is_told(site, tmp_path):
     file = tmp_path / "ledger.sqlite3"
     file.unlink()
     file.mkdir()
-    (up,) = LedgerVitals(settings, ledger, Backlog).collect()
+    (up,) = LedgerVitals(settings, ledger, dict).collect()
     assert [sample.value for sample in up.samples] == [0.0]
 
 

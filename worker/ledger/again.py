@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import aliased
 
+from dicom_node.lanes import Lane
 from worker.ledger.audit import Kind
 from worker.ledger.intake import open_job
 from worker.ledger.jobs import Claim, instances_of, purged_of
@@ -111,7 +112,8 @@ class Again(Store):
             if before is None or writer.execute(purged_of(study_instance_uid)).scalar_one():
                 return None
             generation = before + 1
-            open_job(writer, study_instance_uid, generation)
+            # A worker that dies over it leaves a job that is not to delay today's studies.
+            open_job(writer, study_instance_uid, generation, Lane.BACKFILL)
             this = (Job.study_instance_uid == study_instance_uid, Job.generation == generation)
             until = writer.now + lease
             claimed = {"state": JobState.CLAIMED, "attempt": 1, "fence": 1, "worker": worker}
@@ -128,6 +130,7 @@ class Again(Store):
             return Claim(
                 job_id=facts.pop("id"),
                 study_instance_uid=study_instance_uid,
+                lane=Lane.BACKFILL,
                 instances=instances_of(writer, study_instance_uid),
                 **facts,
             )

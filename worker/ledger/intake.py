@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, insert, select, update
 
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane, most_urgent
 from dicom_node.spool import SpooledInstance
 from worker.ledger.audit import Kind
 from worker.ledger.models import Disposition, Image, Job, JobState, Output, Study
@@ -60,12 +61,18 @@ class Intake(Store):
         with self._reading() as connection:
             return connection.execute(count).scalar_one()
 
-    def registered_counts(self) -> dict[str, int]:
-        """`registered` of every study that has images, in one query."""
+    def registered_counts(self, among: Sequence[str] | None = None) -> dict[str, int]:
+        """`registered` of these studies, or of every study, as far as they have images."""
         kept = select(Image.study_instance_uid, func.count()).where(Image.removed_at.is_(None))
         counts = kept.group_by(Image.study_instance_uid)
         with self._reading() as connection:
-            return dict(connection.execute(counts).all())
+            if among is None:
+                return dict(connection.execute(counts).all())
+            found: dict[str, int] = {}
+            for start in range(0, len(among), _CHUNK):
+                these = Image.study_instance_uid.in_(among[start : start + _CHUNK])
+                found.update(connection.execute(counts.where(these)).all())
+            return found
 
 
 def _contents(study_instance_uid: str, *where: ColumnElement[bool]) -> Select[str, str]:
@@ -101,10 +108,17 @@ def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance
     gives_work = any(row["generation"] for row in rows)
     if _came_again(writer, uid, instances) or gives_work:
         generation += 1
-        open_job(writer, uid, generation)
+        open_job(writer, uid, generation, _lane(writer, uid, list(fresh.values()) or instances))
     if rows:
         writer.note(Kind.REGISTERED, uid, generation=generation, images=[_told(row) for row in rows])
     return _answer(writer.execute(_newest_job(uid)).one_or_none(), new=len(rows))
+
+
+def _lane(writer: Transaction, uid: str, came: Sequence[SpooledInstance]) -> Lane:
+    """The most urgent of what came, and of the job whose place the new one takes."""
+    under_way = (Job.study_instance_uid == uid, Job.state.in_((JobState.READY, JobState.CLAIMED)))
+    before = writer.execute(select(Job.lane).where(*under_way)).scalars()
+    return most_urgent([*(one.lane for one in came), *(lane or Lane.ROUTINE for lane in before)])
 
 
 def _came_again(writer: Transaction, uid: str, instances: Sequence[SpooledInstance]) -> bool:
@@ -200,7 +214,7 @@ def _own_outputs(writer: Transaction, sop_instance_uids: list[str]) -> set[str]:
     return own
 
 
-def open_job(writer: Transaction, uid: str, generation: int) -> None:
+def open_job(writer: Transaction, uid: str, generation: int, lane: Lane | None) -> None:
     """Make the job of a new generation, which takes the place of an unfinished one."""
     unfinished = (JobState.READY, JobState.CLAIMED, JobState.QUARANTINED)
     # A claimed one too: its worker learns at the next step that it works for nothing.
@@ -220,6 +234,7 @@ def open_job(writer: Transaction, uid: str, generation: int) -> None:
         "attempt": 0,
         "releases": 0,
         "fence": 0,
+        "lane": lane,
         "not_before": writer.now,
         "created_at": writer.now,
     }

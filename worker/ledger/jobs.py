@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_, select, update
 
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane
 from dicom_node.spool import SpooledInstance
 from worker.findings import ModelIdentity, Reading, StudyFinding
 from worker.ledger.audit import Kind
@@ -29,6 +30,7 @@ class Claim:
     attempt: int
     releases: int
     fence: int
+    lane: Lane
     instances: tuple[SpooledInstance, ...]
     """Every image that the study's result is to rest on, oldest first; one a SOP instance."""
     purged: int = 0
@@ -75,16 +77,18 @@ class Jobs(Store):
                     claimed_at=now,
                     lease_until=now + lease,
                 )
-                .returning(Job.id, Job.generation, Job.attempt, Job.releases, Job.fence)
+                .returning(Job.id, Job.generation, Job.attempt, Job.releases, Job.fence, Job.lane)
             ).one_or_none()
             if row is None:
                 _give_up(writer, claimable)
                 return None
             facts = row._asdict()
+            lane = facts.pop("lane") or Lane.ROUTINE
             writer.note(Kind.CLAIMED, study_instance_uid, worker=worker, lease_until=now + lease, **facts)
             return Claim(
                 job_id=facts.pop("id"),
                 study_instance_uid=study_instance_uid,
+                lane=lane,
                 instances=instances_of(writer, study_instance_uid),
                 purged=writer.execute(purged_of(study_instance_uid)).scalar_one(),
                 **facts,
@@ -133,12 +137,16 @@ class Jobs(Store):
                 _mark_conflict(writer, claim.study_instance_uid, writer.now)
             return Recorded.RECORDED
 
-    def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> list[str]:
-        """Studies whose job may be claimed, and might have been for `waited`; the longest-waiting first."""
+    def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> dict[str, Lane]:
+        """Studies whose job may be claimed, and might have been for `waited`, each with its lane.
+
+        Those that wait longest come first.
+        """
         with self._reading() as connection:
             claimable = _claimable(self._now(connection) - waited)
-            waiting = select(Job.study_instance_uid).where(claimable)
-            return list(connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).scalars())
+            waiting = select(Job.study_instance_uid, Job.lane).where(claimable)
+            rows = connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).all()
+            return {uid: lane or Lane.ROUTINE for uid, lane in rows}
 
 
 def held_job(writer: Transaction, claim: Claim) -> Row[Any] | Recorded:

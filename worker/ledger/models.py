@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane
 from worker.findings import Role, Vendor, View
 
 
@@ -190,6 +191,8 @@ class Job(Base):
     """Claims given back in good order, since then: what the job needed was away."""
     fence: Mapped[int]
     """Claims ever; only raised. A writer with an older one has lost the job."""
+    lane: Mapped[Lane | None]
+    """Where it is announced. None is routine: so earlier versions leave it."""
     not_before: Mapped[datetime]
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]

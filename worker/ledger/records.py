@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane
 from worker.findings import Role
 from worker.ledger.audit import ChainHead
 from worker.ledger.models import DeliveryState, Disposition, JobState
@@ -47,6 +48,8 @@ class JobRecord:
     attempt: int
     releases: int
     fence: int
+    lane: Lane | None
+    """None is routine."""
     worker: str | None
     not_before: datetime
     lease_until: datetime | None

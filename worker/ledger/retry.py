@@ -49,9 +49,9 @@ class Retry(Store):
     def retry(self, study_instance_uid: str | None = None) -> int:
         """Make quarantined work and failed or parked deliveries due again; return how many.
 
-        Of one study, or of all. A quarantined job is reopened, its attempts counted anew. A study that
-        ended with quarantined images, whatever set them aside then, gets a new generation that reads
-        all its images again.
+        Of one study, or of all, in the lane that each had. A quarantined job is reopened, its attempts
+        counted anew. A study that ended with quarantined images, whatever set them aside then, gets a new
+        generation that reads all its images again.
 
         Raises:
             Retryable: the database is away or busy.
@@ -121,11 +121,13 @@ def _reopen_studies(writer: Transaction, uid: str | None) -> int:
     kept = Image.purged_at.is_(None)
     quarantined = exists().where(Image.study_instance_uid == Study.study_instance_uid, _SET_ASIDE, kept)
     studies = writer.execute(
-        select(Study.study_instance_uid, Study.generation).join(Job, newest).where(*ended, quarantined)
+        select(Study.study_instance_uid, Study.generation, Job.lane)
+        .join(Job, newest)
+        .where(*ended, quarantined)
     ).all()
     for study in studies:
         generation = study.generation + 1
-        open_job(writer, study.study_instance_uid, generation)
+        open_job(writer, study.study_instance_uid, generation, study.lane)
         writer.note(Kind.RETRIED, study.study_instance_uid, generation=generation)
     _reopen_images(writer, [study.study_instance_uid for study in studies])
     return len(studies)

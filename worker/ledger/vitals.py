@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from dicom_node.lanes import Lane
 from worker.ledger.audit import ChainHead, read_head
 from worker.ledger.models import Delivery, DeliveryState, Job, JobState
 from worker.ledger.store import Store
@@ -30,7 +31,9 @@ class Vitals:
     """The state of the ledger now."""
 
     jobs: Mapping[JobState, Waiting]
-    """`ready` since they were made, `claimed` since their claim, `quarantined` since their end."""
+    """`claimed` since their claim, `quarantined` since their end."""
+    ready: Mapping[Lane, Waiting]
+    """Jobs that wait for a worker, by lane, since they were made."""
     deliveries: Mapping[str, Mapping[DeliveryState, Waiting]]
     """By destination, of those that are not proven yet; since their result was recorded."""
     head: ChainHead
@@ -48,20 +51,26 @@ class VitalSigns(Store):
         with self._reading() as connection:
             now = self._now(connection)
             jobs = {
-                JobState.READY: _jobs(connection, JobState.READY, now),
                 JobState.CLAIMED: _jobs(connection, JobState.CLAIMED, now),
                 JobState.QUARANTINED: _jobs(connection, JobState.QUARANTINED, now),
             }
             deliveries = {one: _deliveries(connection, one, now, one in trusted) for one in destinations}
-            return Vitals(jobs=jobs, deliveries=deliveries, head=read_head(connection))
+            ready = _ready(connection, now)
+            return Vitals(jobs=jobs, ready=ready, deliveries=deliveries, head=read_head(connection))
+
+
+def _ready(connection: Connection, now: datetime) -> dict[Lane, Waiting]:
+    ready = select(Job.lane, func.count(), func.min(Job.created_at)).where(Job.state == JobState.READY)
+    waiting = {lane: Waiting() for lane in Lane}
+    for lane, count, oldest in connection.execute(ready.group_by(Job.lane)):
+        before, one = waiting[lane or Lane.ROUTINE], _waiting(count, oldest, now)
+        both = Waiting(count=before.count + one.count, seconds=max(before.seconds, one.seconds))
+        waiting[lane or Lane.ROUTINE] = both
+    return waiting
 
 
 def _jobs(connection: Connection, state: JobState, now: datetime) -> Waiting:
-    since = {
-        JobState.READY: Job.created_at,
-        JobState.CLAIMED: Job.claimed_at,
-        JobState.QUARANTINED: Job.finished_at,
-    }[state]
+    since = {JobState.CLAIMED: Job.claimed_at, JobState.QUARANTINED: Job.finished_at}[state]
     count, oldest = connection.execute(select(func.count(), func.min(since)).where(Job.state == state)).one()
     return _waiting(count, oldest, now)
 

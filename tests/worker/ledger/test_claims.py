@@ -123,7 +123,7 @@ def test_poison_job_ends_quarantined(ledger, given, clock):
     assert given.try_claim("1.2", maximum_attempts=3) is None
     assert given.study("1.2").jobs[0].reason is Reason.TOO_MANY_ATTEMPTS
     assert given.ends("1.2") == {"1.2.1.1": ("quarantined", Reason.TOO_MANY_ATTEMPTS)}
-    assert ledger.announceable() == []
+    assert list(ledger.announceable()) == []
 
 
 def test_quarantined_job_keeps_its_reason(ledger, given):
@@ -194,7 +194,7 @@ def test_announceable_names_what_may_be_claimed(ledger, given, clock):
     given.registered("1.1", "1.1.1.1")
     given.scored("1.2", "1.2.1.1")
     given.claimed("1.3", "1.3.1.1")
-    assert ledger.announceable() == ["1.1"]
+    assert list(ledger.announceable()) == ["1.1"]
     clock.pass_by(given.lease.total_seconds() + 1)
     assert sorted(ledger.announceable()) == ["1.1", "1.3"]
 

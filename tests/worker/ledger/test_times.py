@@ -45,7 +45,7 @@ def test_clock_that_is_set_back_keeps_no_study_waiting(ledger, given, clock):
         given.claimed("1.2", "1.2.1"), retry_in=timedelta(seconds=60), sentence="The disk is full."
     )
     clock.pass_by(-DAY)
-    assert ledger.announceable() == ["1.2"]
+    assert list(ledger.announceable()) == ["1.2"]
 
 
 def test_clock_that_is_set_back_keeps_no_delivery_waiting(ledger, given, clock):
