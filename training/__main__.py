@@ -39,6 +39,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 log = get_logger("training")
 
 EVALUATION = "evaluation.json"
+PRETRAINED = Path(__file__).parent / "results" / "pretrained.safetensors"
+"""What `configs/pretrain.toml` gave; the sweep in `results` began with it."""
 Data = Annotated[Path, typer.Option(help="Folder with the catalogue `manifest.csv` and its films.")]
 Run = Annotated[Path, typer.Option(help="Run directory: configuration, log, checkpoint, evaluation.")]
 Cache = Annotated[Path, typer.Option(help="Folder for films that went through the recipe.")]
@@ -104,6 +106,15 @@ def soup(
     rows = datasets.read_rows(data)
     whole = average_runs(of, rows, datasets.load_inputs(data, rows, cache), run)
     log.info("mean_written", run=str(run), members=len(whole.mean_of), init=whole.init)
+
+
+@app.command()
+def weights(
+    run: Run, to: Annotated[Path, typer.Option(help="A file that ends in `.safetensors`.")] = PRETRAINED
+) -> None:
+    """Write what a run has learnt as weights for others to begin with (`init = "pretrained:FILE"`)."""
+    checkpoint.write_features(to, load_network(run))
+    log.info("weights_written", to=str(to), sha256=checkpoint.digest(to))
 
 
 @app.command()

@@ -35,6 +35,15 @@ def write_average(path: Path, average: nn.Module, metadata: dict[str, object]) -
     _write(path, {f"{_AVERAGE}{name}": tensor for name, tensor in average.state_dict().items()}, metadata)
 
 
+def write_features(path: Path, model: nn.Module) -> None:
+    """Write a network's `features` alone, to begin others with: filters in half precision, the rest whole.
+
+    Half of a checkpoint's average, and small enough to be passed on; normalisations keep their range.
+    """
+    features = {name: t for name, t in model.state_dict().items() if name.startswith("features.")}
+    _write(path, {name: t.half() if t.dim() > 1 else t for name, t in features.items()}, {})
+
+
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, {"run": json.dumps(metadata)}

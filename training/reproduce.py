@@ -140,13 +140,15 @@ def reproduce(system: System, films: Films, run: Path, device: Device, init: str
 def _is_done(run: Path, wanted: RunConfiguration) -> bool:
     if not (run / runs.CONFIGURATION).exists():
         return False
-    # Code and machine may be others when a run goes on; what is learnt from what may not.
-    keys = {"system", "init", "split", "data", "precision"}
+    done = (run / runs.PREDICTIONS).exists()
+    # Code and machine may be others when a run goes on; what is learnt from what may not. What is done on a
+    # machine of another precision is done; what is not cannot go on here.
+    keys = {"system", "init", "split", "data"} | (set() if done else {"precision"})
     if runs.read_configuration(run).model_dump(include=keys) != wanted.model_dump(include=keys):
         raise ConfigurationError(
             f"The run {run} is of another system, data, beginning or precision: choose a new directory."
         )
-    return (run / runs.PREDICTIONS).exists()
+    return done
 
 
 class Trainer:

@@ -237,6 +237,23 @@ def test_what_does_not_fit_is_named_and_nothing_is_taken(case, chexnet, tmp_path
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_weights_that_are_passed_on_are_the_features_to_half_precision(tmp_path):
+    """Filters lose bits, normalisations none, the head is not in the file, and it is half as large."""
+    source, model = DenseNet121(), DenseNet121()
+    nn.init.constant_(source.features.norm0.running_var, 1e-9)  # nothing that half precision could hold
+    path = tmp_path / "passed-on.safetensors"
+    checkpoint.write_features(path, source)
+    head = model.head.weight.clone()
+    load_init(model, f"pretrained:{path}")
+    for name, tensor in source.features.state_dict().items():
+        found = model.features.state_dict()[name]
+        torch.testing.assert_close(
+            found, tensor.half().float() if tensor.dim() > 1 else tensor, rtol=0, atol=0
+        )
+    assert torch.equal(model.head.weight, head)
+    assert path.stat().st_size < 16_000_000
+
+
 @pytest.mark.parametrize(
     ("kind", "other"), [("xrv", "chexnet"), ("chexnet", "xrv"), ("pretrained", "chexnet")]
 )

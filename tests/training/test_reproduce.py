@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,18 @@ def test_what_is_done_is_not_done_again(done, subset):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     reproduce.reproduce(small(), subset, done, best_device())
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
+
+
+def test_sittings_may_be_on_other_machines(done, subset, tmp_path):
+    """What is done in one precision is done; what is begun in one does not go on in another."""
+    here = best_device()
+    other = dataclasses.replace(here, half=not here.half)
+    before = (done / runs.PREDICTIONS).stat().st_mtime_ns
+    reproduce.reproduce(small(), subset, done, other)
+    assert (done / runs.PREDICTIONS).stat().st_mtime_ns == before
+    shutil.copy(done / runs.CONFIGURATION, tmp_path)
+    with pytest.raises(ConfigurationError, match="or precision"):
+        reproduce.reproduce(small(), subset, tmp_path, other)
 
 
 def test_a_run_of_another_system_is_refused(done, subset):
