@@ -12,25 +12,27 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs, get_logger
-from training import checkpoint, datasets, floor, splits
-from training.candidates import read_candidates
-from training.card import CARD, write_card
+from training import checkpoint
+from training.bundle.candidates import read_candidates
+from training.bundle.card import CARD, write_card
+from training.bundle.export import export as export_bundle
+from training.bundle.provenance import Provenance, RunRecord, sources_of
+from training.bundle.reliability import RELIABILITY, draw_reliability
 from training.device import best_device, denormals_flushed
-from training.evaluate import Evaluation, measured
-from training.evaluate import evaluate as evaluate_logits
+from training.evaluation import floor
+from training.evaluation.evaluate import Evaluation, measured
+from training.evaluation.evaluate import evaluate as evaluate_logits
+from training.evaluation.leave_out import leave_one_source_out
 from training.explain.examine import explain as explain_maps
 from training.explain.examine import served, trained
 from training.explain.explanation import read_explanation, write_explanation
-from training.export import export as export_bundle
-from training.leave_out import leave_one_source_out
-from training.provenance import Provenance, RunRecord, sources_of
-from training.reliability import RELIABILITY, draw_reliability
+from training.films import datasets, splits
 from training.report.page import Pictures, write_report
-from training.reproduce import report_films
-from training.reproduce import reproduce as reproduce_system
 from training.settings import TrainingSettings, read_settings
 from training.soup import average_runs
-from training.systems import SYSTEMS, read_systems, select
+from training.sweep.reproduce import report_films
+from training.sweep.reproduce import reproduce as reproduce_system
+from training.sweep.systems import SYSTEMS, read_systems, select
 from training.train import CHECKPOINT, CONFIGURATION, infer, load_network
 from training.train import train as train_network
 from worker.settings import DEFAULT_BUNDLE

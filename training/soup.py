@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets, tasks
-from training.datasets import Row
-from training.densenet import DenseNet121
-from training.importers import RANDOM
-from training.provenance import RunRecord
+from training import checkpoint, tasks
+from training.bundle.provenance import RunRecord
+from training.films import datasets
+from training.films.datasets import Row
+from training.networks.densenet import DenseNet121
+from training.networks.importers import RANDOM
 from training.train import CHECKPOINT, CONFIGURATION, pixels
 
 _BATCH = 16

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.datasets import Row
-from training.densenet import DenseNet121
+from training.films.datasets import Row
+from training.networks.densenet import DenseNet121
 
 NIH = "nih14"
 FINDINGS = (

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import checkpoint, datasets, tasks
-from training.augment import augment, plain, shrink
-from training.datasets import Row
-from training.densenet import DenseNet121
+from training import checkpoint, tasks
+from training.bundle.provenance import RunRecord, commit, positive_weight
 from training.device import Device, best_device
-from training.importers import load_init
-from training.metrics import auroc
-from training.provenance import RunRecord, commit, positive_weight
+from training.evaluation.metrics import auroc
+from training.films import datasets
+from training.films.augment import augment, plain, shrink
+from training.films.datasets import Row
+from training.networks.densenet import DenseNet121
+from training.networks.importers import load_init
 from training.settings import TrainingSettings
 
 CHECKPOINT, CONFIGURATION, LOG = "checkpoint.safetensors", "configuration.json", "log.jsonl"

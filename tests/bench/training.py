@@ -17,11 +17,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from tests.bench.measure import Figures
-from training import datasets
-from training.densenet import DenseNet121
 from training.device import Device, best_device, denormals_flushed
-from training.freeze import Frozen
-from training.systems import report_systems
+from training.films import datasets
+from training.networks.densenet import DenseNet121
+from training.networks.freeze import Frozen
+from training.sweep.systems import report_systems
 from worker.phantom import radiograph
 
 RESULT = Path("build/bench-train.json")

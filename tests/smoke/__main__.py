@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.training.conftest import make_catalogue
-from training.datasets import CATALOGUE
-from training.systems import SYSTEMS
+from training.films.datasets import CATALOGUE
+from training.sweep.systems import SYSTEMS
 from worker.settings import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parent.parent.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.augment import augment, shrink
+from training.films.augment import augment, shrink
 
 pytestmark = pytest.mark.training
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training import calibration, metrics
-from training.reliability import draw_reliability
+from training.bundle.reliability import draw_reliability
+from training.evaluation import calibration, metrics
 from worker.bundle import OperatingPoint
 
 pytestmark = pytest.mark.training

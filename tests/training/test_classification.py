@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import classification_report
 
-from training import metrics
+from training.evaluation import metrics
 from training.report.classification import Confusion, Measurement, confusion, measure, places, write_metrics
 from training.report.published import published
-from training.runs import Predictions
+from training.sweep.runs import Predictions
 
 pytestmark = pytest.mark.training
 

@@ -9,8 +9,8 @@ import structlog
 
 from dicom_node.errors import ConfigurationError
 from training.__main__ import main
-from training.card_sections import maps
-from training.evaluate import Evaluation
+from training.bundle.card_sections import maps
+from training.evaluation.evaluate import Evaluation
 from training.explain.explanation import read_explanation
 
 pytestmark = pytest.mark.training

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from training import datasets
+from training.films import datasets
 from worker import preprocess
 
 pytestmark = pytest.mark.training

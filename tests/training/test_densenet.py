@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.densenet import DenseNet121
+from training.networks.densenet import DenseNet121
 
 pytestmark = pytest.mark.training
 

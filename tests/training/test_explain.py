@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.densenet import DenseNet121
 from training.device import best_device
 from training.explain import localise, maps, randomise, removal
 from training.explain.lungs import Lungs
+from training.networks.densenet import DenseNet121
 
 pytestmark = pytest.mark.training
 

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from dicom_node.errors import ConfigurationError
-from training import card_sections, datasets, floor, provenance
-from training.candidates import read_candidates
-from training.card import write_card
-from training.densenet import DenseNet121
-from training.evaluate import UNSEEN, Evaluation, evaluate, measured
-from training.export import export, reference
-from training.reopen import reopen
+from training.bundle import card_sections, provenance
+from training.bundle.candidates import read_candidates
+from training.bundle.card import write_card
+from training.bundle.export import export, reference
+from training.evaluation import floor
+from training.evaluation.evaluate import UNSEEN, Evaluation, evaluate, measured
+from training.films import datasets
+from training.networks.densenet import DenseNet121
+from training.networks.reopen import reopen
 from training.settings import TrainingSettings
 from worker import preprocess
 from worker.bundle import Bundle

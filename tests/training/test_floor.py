@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training import datasets, floor, metrics
+from training.evaluation import floor, metrics
+from training.films import datasets
 
 pytestmark = pytest.mark.training
 

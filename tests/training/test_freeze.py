@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from training.densenet import DenseNet121
-from training.freeze import Frozen, steps_of
-from training.systems import FEATURE_TENSORS, report_systems
+from training.networks.densenet import DenseNet121
+from training.networks.freeze import Frozen, steps_of
+from training.sweep.systems import FEATURE_TENSORS, report_systems
 
 pytestmark = pytest.mark.training
 CUTS = [system.trainable for system in report_systems() if system.network == "densenet-121"]

@@ -15,9 +15,9 @@ from torchvision.models import densenet121
 
 from dicom_node.errors import ConfigurationError
 from training import checkpoint
-from training.densenet import DenseNet121
-from training.export import reference
-from training.importers import load_init
+from training.bundle.export import reference
+from training.networks.densenet import DenseNet121
+from training.networks.importers import load_init
 from worker.bundle import Bundle
 from worker.settings import DEFAULT_BUNDLE
 

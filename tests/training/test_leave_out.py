@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from training import datasets, floor
-from training.leave_out import FOLDS, RESULT, _asked, _learnt, leave_one_source_out
+from training.evaluation import floor
+from training.evaluation.leave_out import FOLDS, RESULT, _asked, _learnt, leave_one_source_out
+from training.films import datasets
 from training.settings import Stage, TrainingSettings
 
 pytestmark = pytest.mark.training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training import metrics
+from training.evaluation import metrics
 
 pytestmark = pytest.mark.training
 

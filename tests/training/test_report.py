@@ -14,14 +14,16 @@ from lxml import etree
 from PIL import Image
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets, runs
+from training import checkpoint
 from training.device import best_device
+from training.films import datasets
 from training.report import networks
 from training.report.finished import finished_runs
 from training.report.page import Pictures, write_report
 from training.report.saliency import explain
-from training.reproduce import Films, build, report_films, reproduce
-from training.systems import report_systems
+from training.sweep import runs
+from training.sweep.reproduce import Films, build, report_films, reproduce
+from training.sweep.systems import report_systems
 
 pytestmark = pytest.mark.training
 

@@ -13,10 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets, reproduce, runs
+from training import checkpoint
 from training.__main__ import app
 from training.device import best_device
-from training.systems import System, report_systems, select
+from training.films import datasets
+from training.sweep import reproduce, runs
+from training.sweep.systems import System, report_systems, select
 
 pytestmark = pytest.mark.training
 

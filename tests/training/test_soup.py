@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets, tasks
-from training.densenet import DenseNet121, normalise
-from training.leave_out import leave_one_source_out
+from training import checkpoint, tasks
+from training.evaluation.leave_out import leave_one_source_out
+from training.films import datasets
+from training.networks.densenet import DenseNet121, normalise
 from training.settings import Stage, TrainingSettings
 from training.soup import average_runs
 from training.train import CHECKPOINT, infer, load_network, train

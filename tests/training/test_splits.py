@@ -13,10 +13,10 @@ import pytest
 import structlog
 
 from dicom_node.errors import ConfigurationError
-from training import datasets, splits
 from training.__main__ import main
-from training.datasets import Row
-from training.splits import By
+from training.films import datasets, splits
+from training.films.datasets import Row
+from training.films.splits import By
 
 pytestmark = pytest.mark.training
 

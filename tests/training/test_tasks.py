@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from training import datasets, tasks
+from training import tasks
+from training.films import datasets
 
 pytestmark = pytest.mark.training
 

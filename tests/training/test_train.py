@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint, datasets
-from training.provenance import RunRecord
+from training import checkpoint
+from training.bundle.provenance import RunRecord
+from training.films import datasets
 from training.settings import Stage, TrainingSettings, read_settings
 from training.train import CHECKPOINT, CONFIGURATION, LOG, train
 

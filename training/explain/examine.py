@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import datasets
-from training.datasets import Row
-from training.densenet import DenseNet121
 from training.device import best_device
-from training.evaluate import Evaluation
+from training.evaluation.evaluate import Evaluation
 from training.explain.explanation import Explanation, Pointing
 from training.explain.localise import locate
 from training.explain.lungs import lung_fields
 from training.explain.maps import activation_maps, saliency_maps
 from training.explain.randomise import cascade
 from training.explain.removal import remove
-from training.reopen import reopen
+from training.films import datasets
+from training.films.datasets import Row
+from training.networks.densenet import DenseNet121
+from training.networks.reopen import reopen
 from training.train import load_network
 from worker.bundle import Bundle
 

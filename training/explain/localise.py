@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from training.evaluation.metrics import Estimate, bootstrap_mean
 from training.explain.lungs import Lungs, Mask
 from training.explain.maps import Maps
-from training.metrics import Estimate, bootstrap_mean
 
 _GAUSSIAN = 0.25
 """Deviation of the centred Gaussian as a share of the side."""

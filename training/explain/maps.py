@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from training.densenet import DenseNet121
 from training.device import Device
+from training.networks.densenet import DenseNet121
 
 Maps = NDArray[np.float32]
 _WINDOW = 1.5

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from training.densenet import DenseNet121
 from training.device import Device
+from training.evaluation.metrics import Estimate, bootstrap_mean
 from training.explain.maps import (
     Maps,
     activation_maps,
@@ -24,7 +24,7 @@ from training.explain.maps import (
     saliency_maps,
     structural_similarity,
 )
-from training.metrics import Estimate, bootstrap_mean
+from training.networks.densenet import DenseNet121
 
 PARTS = {
     "head": ("head",),

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from training import metrics
-from training.densenet import DenseNet121
 from training.device import Device
+from training.evaluation import metrics
+from training.evaluation.metrics import Estimate, bootstrap_mean
 from training.explain.maps import Maps
-from training.metrics import Estimate, bootstrap_mean
+from training.networks.densenet import DenseNet121
 
 STEPS = 10
 _MIDDLE = 127

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training import metrics
-from training.runs import Predictions
+from training.evaluation import metrics
+from training.sweep.runs import Predictions
 
 SETS = ("train", "dev", "test", "srcbal")
 CLASSES = ("covid", "noncovid", "weighted")

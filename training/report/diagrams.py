@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import nn
 
-from training.baseline_cnn import BaselineCNN, parameters_of
+from training.networks.baseline_cnn import BaselineCNN, parameters_of
 from training.report.pictures import BLUE, GREEN, INK, LINE, ORANGE, PURPLE, QUIET, blank, sheet
 
 _FILL = {BLUE: "#e3edf6", ORANGE: "#f8eadd", GREEN: "#e2f0e9", PURPLE: "#ebe5f3", QUIET: "#f1f3f6"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dicom_node.errors import ConfigurationError
-from training import runs
-from training.runs import Epoch, Predictions, RunConfiguration
-from training.systems import System, report_systems
+from training.sweep import runs
+from training.sweep.runs import Epoch, Predictions, RunConfiguration
+from training.sweep.systems import System, report_systems
 
 
 @dataclass(frozen=True, kw_only=True)

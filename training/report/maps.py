@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import nn
 
-from training import datasets
-from training.datasets import Row
+from training.films import datasets
+from training.films.datasets import Row
 from training.report import networks
 from training.report.finished import Finished
 from training.report.pictures import blank, sheet
 from training.report.saliency import Explanation, explain
-from training.runs import Predictions
+from training.sweep.runs import Predictions
 from worker.phantom import radiograph
 
 Film = NDArray[np.uint8]

@@ -8,10 +8,11 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from training import checkpoint, runs
-from training.baseline_cnn import BaselineCNN
-from training.densenet import DenseNet121
-from training.resnet import ResNet18
+from training import checkpoint
+from training.networks.baseline_cnn import BaselineCNN
+from training.networks.densenet import DenseNet121
+from training.networks.resnet import ResNet18
+from training.sweep import runs
 
 
 def load_best(run: Path) -> nn.Module:

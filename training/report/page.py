@@ -13,8 +13,9 @@ from scipy.special import logit
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import datasets, floor
-from training.datasets import Row
+from training.evaluation import floor
+from training.films import datasets
+from training.films.datasets import Row
 from training.report import maps, sections
 from training.report.classification import FLOOR, measure, write_metrics
 from training.report.finished import Finished, finished_runs

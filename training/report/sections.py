@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from training import datasets
+from training.films import datasets
 from training.report import diagrams, figures, maps, networks, tables
 from training.report.classification import FLOOR, SETS, Measurement, confusion
 from training.report.differences import differences
@@ -16,7 +16,7 @@ from training.report.finished import Finished
 from training.report.maps import Shown
 from training.report.pictures import save
 from training.report.published import published
-from training.systems import FEATURE_TENSORS, System
+from training.sweep.systems import FEATURE_TENSORS, System
 
 PICTURES = "pictures"
 """Folder beside the page."""

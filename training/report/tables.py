@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from training.report.classification import CLASSES, FLOOR, SETS, Measurement, confusion
 from training.report.finished import Finished, label_of
 from training.report.published import Doubt, published
-from training.systems import System, report_systems
+from training.sweep.systems import System, report_systems
 
 SET_NAMES = {"train": "train", "dev": "validation (dev)", "test": "test", "srcbal": "source-balanced"}
 _METRICS = {

@@ -21,8 +21,8 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from dicom_node.errors import ConfigurationError
-from training.densenet import INPUT_DEVIATION, INPUT_MEAN, DenseNet121
-from training.reopen import reopen
+from training.networks.densenet import INPUT_DEVIATION, INPUT_MEAN, DenseNet121
+from training.networks.reopen import reopen
 from worker.bundle import Bundle
 
 RANDOM, BUNDLE = "random", "bundle"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from training.densenet import normalise
+from training.networks.densenet import normalise
 
 
 class ResNet18(nn.Module):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from training.calibration import PREVALENCES, PredictiveValue
-from training.candidates import Candidate
-from training.evaluate import Evaluation
+from training.bundle.candidates import Candidate
+from training.bundle.reliability import RELIABILITY
+from training.evaluation.calibration import PREVALENCES, PredictiveValue
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.metrics import Estimate
 from training.explain.explanation import Explanation
 from training.explain.localise import Location
-from training.metrics import Estimate
-from training.reliability import RELIABILITY
 
 
 def who_must_not_rely(evaluation: Evaluation) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from training.card_sections import calibration, maps, predictive_values, tried, who_must_not_rely
-from training.evaluate import Figures
-from training.provenance import Provenance, RunRecord
+from training.bundle.card_sections import calibration, maps, predictive_values, tried, who_must_not_rely
+from training.bundle.provenance import Provenance, RunRecord
+from training.evaluation.evaluate import Figures
 from training.settings import TrainingSettings
 from worker.bundle import Manifest, OperatingPoint
 

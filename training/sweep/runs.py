@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import ConfigurationError
-from training.systems import System
+from training.sweep.systems import System
 
 CONFIGURATION, LOG, PREDICTIONS = "configuration.json", "log.jsonl", "predictions.csv"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from training.calibration import Calibration
+from training.evaluation.calibration import Calibration
 
 RELIABILITY = "reliability.svg"
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from dicom_node.errors import ConfigurationError
-from training.densenet import DenseNet121
-from training.evaluate import Evaluation
+from training.evaluation.evaluate import Evaluation
+from training.networks.densenet import DenseNet121
 from worker import preprocess
 from worker.bundle import File, Golden, GoldenCase, Manifest, write_manifest
 from worker.phantom.radiograph import radiograph

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from training import metrics
-from training.metrics import Estimate, Labels, Scores
+from training.evaluation import metrics
+from training.evaluation.metrics import Estimate, Labels, Scores
 from worker.bundle import OperatingPoint
 
 BINS = 10

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.densenet import _DenseLayer
 
-from training.densenet import DenseNet121, normalise
-from training.systems import FEATURE_TENSORS
+from training.networks.densenet import DenseNet121, normalise
+from training.sweep.systems import FEATURE_TENSORS
 
 
 class Grow(nn.Module):

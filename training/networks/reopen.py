@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dicom_node.errors import ConfigurationError
-from training.densenet import DenseNet121
-from training.export import reference
+from training.bundle.export import reference
+from training.networks.densenet import DenseNet121
 from worker.bundle import Bundle
 
 _HEAD = "view"

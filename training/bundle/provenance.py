@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from training import datasets
-from training.candidates import Candidate
-from training.datasets import Row
-from training.evaluate import Evaluation
+from training.bundle.candidates import Candidate
+from training.evaluation.evaluate import Evaluation
 from training.explain.explanation import Explanation
+from training.films import datasets
+from training.films.datasets import Row
 from training.settings import TrainingSettings
 
 
@@ -88,7 +88,7 @@ def positive_weight(rows: Sequence[Row]) -> float:
 
 def commit() -> str:
     """The commit that is checked out, with `-dirty` when this package was changed since."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
         found = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)

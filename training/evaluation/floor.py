@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from training.datasets import Row, read_film
+from training.films.datasets import Row, read_film
 
 STATISTICS = (
     "aspect",

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from training import datasets, metrics
-from training.calibration import Calibration, PredictiveValue, calibrate, predictive_values
-from training.datasets import TRAINABLE_LICENCES, Row
-from training.floor import fit_floor
-from training.metrics import Estimate
+from training.evaluation import metrics
+from training.evaluation.calibration import Calibration, PredictiveValue, calibrate, predictive_values
+from training.evaluation.floor import fit_floor
+from training.evaluation.metrics import Estimate
+from training.films import datasets
+from training.films.datasets import TRAINABLE_LICENCES, Row
 from worker.bundle import OperatingPoint
 
 UNSEEN = "srcbal, every patient not learnt from"

@@ -19,18 +19,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import checkpoint, datasets, runs
-from training.baseline_cnn import BaselineCNN
-from training.datasets import Row
-from training.densenet import DenseNet121
+from training import checkpoint
+from training.bundle.provenance import commit
 from training.device import Device
-from training.freeze import Frozen
-from training.importers import load_init
-from training.metrics import auroc
-from training.provenance import commit
-from training.resnet import ResNet18
-from training.runs import Epoch, Predictions, RunConfiguration
-from training.systems import System
+from training.evaluation.metrics import auroc
+from training.films import datasets
+from training.films.datasets import Row
+from training.networks.baseline_cnn import BaselineCNN
+from training.networks.densenet import DenseNet121
+from training.networks.freeze import Frozen
+from training.networks.importers import load_init
+from training.networks.resnet import ResNet18
+from training.sweep import runs
+from training.sweep.runs import Epoch, Predictions, RunConfiguration
+from training.sweep.systems import System
 
 log = get_logger("reproduce")
 CHECKPOINT_EVERY = 300.0

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from dicom_node.errors import ConfigurationError
-from training import metrics
-from training.datasets import Row, targets
-from training.floor import fit_floor
-from training.metrics import Estimate
+from training.evaluation import metrics
+from training.evaluation.floor import fit_floor
+from training.evaluation.metrics import Estimate
+from training.films.datasets import Row, targets
 from training.settings import TrainingSettings
 from training.train import infer, load_network, train
 

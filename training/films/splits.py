@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dicom_node.errors import ConfigurationError
-from training.datasets import CATALOGUE, SPLITS, Record, Row, read_film, read_records, row_of
+from training.films.datasets import CATALOGUE, SPLITS, Record, Row, read_film, read_records, row_of
 
 SHARE = 0.1
 """Of all films, in each of dev and test; one half of them COVID."""

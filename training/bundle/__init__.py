@@ -1,0 +1,1 @@
+"""From an evaluated run to a bundle with its model card."""

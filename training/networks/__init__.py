@@ -1,0 +1,1 @@
+"""The networks, what of them learns, and weights to begin with."""

@@ -1,0 +1,1 @@
+"""The report's sixteen systems, and the runs that train them."""
