@@ -11,6 +11,7 @@ import pytest
 from deploy.health import ask
 from dicom_node.errors import ConfigurationError, CovarianceError, Retryable
 from tests.integration.system import COVARIANCE, Program, accepts, as_toml, eventually, free_port
+from tests.worker.ledger.test_migrate import HEAD, newer  # noqa: F401 (a fixture)
 from worker.settings import Settings
 
 
@@ -77,6 +78,25 @@ def test_the_deliverer_works_once_the_schema_is_there(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert "schema" in ask(mine, "deliver")
+
+
+def test_a_migration_that_breaks_older_programs_waits_for_a_word(invoke, newer):  # noqa: F811
+    """`covariance migrate` refuses it with exit code 2, and takes it where all are said to be stopped."""
+    assert invoke("migrate").exit_code == 0
+    with newer(None):
+        refused = invoke("migrate")
+        assert (refused.exit_code, "--all-stopped" in refused.stderr) == (2, True)
+        assert invoke("migrate", "--all-stopped").exit_code == 0
+    assert "run the version that made it" in invoke("migrate").stderr
+
+
+def test_after_a_rollback_migrate_says_that_the_schema_is_newer(invoke, newer):  # noqa: F811
+    """It is no failure: this version works with it."""
+    invoke("migrate")
+    with newer(HEAD):
+        invoke("migrate")
+    done = invoke("migrate")
+    assert (done.exit_code, "of a newer version" in done.stdout) == (0, True)
 
 
 def test_a_worker_without_a_broker_is_not_ready(tmp_path):

@@ -6,11 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Reason
 from dicom_node.spool import Spool
 from tests.deploy.site import film, settings_of, spool_film
+from tests.integration.system import Program, accepts, eventually, free_port
 from tests.worker.ledger.conftest import finding_of
 from worker.ledger import Kind, open_ledger
+from worker.settings import Settings
 
 STUDY = "1.2.840.75"
 LEASE = timedelta(minutes=5)
@@ -53,6 +56,25 @@ def test_a_study_in_its_quiet_period_is_released(place, release):
         kinds = [event.kind for event in ledger.study(STUDY).events]
         assert kinds == [Kind.REGISTERED, Kind.HASTENED]
         assert ledger.verify().ok
+
+
+def test_the_next_worker_hears_of_it(release, tmp_path, program, monkeypatch):
+    """With a broker there is one message, and the answer says so."""
+    port = free_port()
+    command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    broker = Program([*command, "--save", ""], tmp_path / "redis.log").start()
+    try:
+        eventually(lambda: accepts(port), what="Redis listens")
+        monkeypatch.setenv("COVARIANCE_QUEUE__URL", f"redis://127.0.0.1:{port}/0")
+        code, said = release()
+        assert (code, said) == (
+            0,
+            "Generation 1 with 1 images is released; the next free worker takes it.\n",
+        )
+        queue = {"url": f"redis://127.0.0.1:{port}/0"}
+        assert Dispatcher(Settings(queue=queue)).depth() == 1
+    finally:
+        broker.stop()
 
 
 def test_a_study_that_pauses_is_released(place, release):
