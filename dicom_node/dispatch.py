@@ -7,7 +7,9 @@ so that ringing gives up at once where the broker is away: the node keeps accept
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu import Connection, Producer
@@ -20,12 +22,25 @@ from dicom_node.settings import NodeSettings
 
 log = get_logger("dispatch")
 
+_T = TypeVar("_T")
+
 QUEUES = {Lane.STAT: "score.stat", Lane.ROUTINE: "score", Lane.BACKFILL: "score.backfill"}
 """The queue of each lane, the most urgent first. Routine has the name of the only one of earlier versions."""
 SCORE_STUDY = "covariance.score_study"
+BELL = "bell"
+"""Where words are published; kombu puts queue.prefix before it."""
 
-_IMPATIENT = {"max_retries": 0, "socket_timeout": 2, "socket_connect_timeout": 1}
+IMPATIENT = {"max_retries": 0, "socket_timeout": 2, "socket_connect_timeout": 1}
 """What a ringer waits for a broker, in seconds; a worker waits for ever."""
+
+
+class Word(StrEnum):
+    """What was done."""
+
+    RECORDED = "recorded"
+    """A worker has recorded a result: there may be something to deliver."""
+    REPORTED = "reported"
+    """The node has kept a report of a storage commitment."""
 
 
 def celery_app(settings: NodeSettings) -> Celery:
@@ -72,20 +87,18 @@ class Dispatcher:
 
     def ring(self, study_instance_uid: str, lane: Lane = Lane.ROUTINE) -> bool:
         """Announce a study in its lane; False where the broker is away."""
-        with self._lock:
-            try:
-                producer = Producer(self._connected())
-                self._app.send_task(
-                    SCORE_STUDY,
-                    args=(study_instance_uid,),
-                    queue=QUEUES[lane],
-                    producer=producer,
-                    retry=False,
-                )
-            except (KombuError, RedisError, OSError) as error:
-                self._lost(error)
-                return False
+
+        def announce(connection: Connection) -> bool:
+            args, queue = (study_instance_uid,), QUEUES[lane]
+            producer = Producer(connection)
+            self._app.send_task(SCORE_STUDY, args=args, queue=queue, producer=producer, retry=False)
             return True
+
+        return self._with(announce) or False
+
+    def tell(self, word: Word) -> None:
+        """Say to whom it may concern that something was done; nobody may hear it."""
+        self._with(lambda connection: connection.default_channel.client.publish(BELL, word.value))
 
     def depth(self) -> int | None:
         """How many messages wait in all lanes; None where the broker is away."""
@@ -94,14 +107,21 @@ class Dispatcher:
 
     def depths(self) -> dict[Lane, int] | None:
         """How many messages wait in each lane; None where the broker is away."""
+
+        def count(connection: Connection) -> dict[Lane, int]:
+            client = connection.default_channel.client
+            return {lane: int(client.llen(queue)) for lane, queue in QUEUES.items()}
+
+        return self._with(count)
+
+    def _with(self, use: Callable[[Connection], _T]) -> _T | None:
         with self._lock:
             try:
-                client = self._connected().default_channel.client
-                waiting = {lane: int(client.llen(queue)) for lane, queue in QUEUES.items()}
+                return use(self._connected())
             except (KombuError, RedisError, OSError) as error:
-                self._lost(error)
+                log.warning("broker_away", error=type(error).__name__)
+                self._drop()
                 return None
-            return waiting
 
     def close(self) -> None:
         """Close the connection to the broker."""
@@ -110,15 +130,11 @@ class Dispatcher:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            options = {**self._app.conf.broker_transport_options, **_IMPATIENT}
+            options = {**self._app.conf.broker_transport_options, **IMPATIENT}
             self._connection = self._app.connection_for_write(
-                transport_options=options, connect_timeout=_IMPATIENT["socket_connect_timeout"]
+                transport_options=options, connect_timeout=IMPATIENT["socket_connect_timeout"]
             )
         return self._connection
-
-    def _lost(self, error: Exception) -> None:
-        log.warning("broker_away", error=type(error).__name__)
-        self._drop()
 
     def _drop(self) -> None:
         if self._connection is not None:

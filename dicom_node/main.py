@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from dicom_node import metrics
 from dicom_node.assemble import Assembler
-from dicom_node.dispatch import Dispatcher
+from dicom_node.dispatch import Dispatcher, Word
 from dicom_node.endpoint import Endpoint
 from dicom_node.logs import get_logger
 from dicom_node.memory import give_back_buffers
@@ -31,15 +31,15 @@ class Node:
         self, settings: NodeSettings, read: Callable[[], NodeSettings] = lambda: read_settings(NodeSettings)
     ) -> None:
         self._spool = Spool(settings.spool.path, minimum_free_bytes=settings.spool.minimum_free_bytes)
-        self._server = StorageServer(settings, self._spool, self._filed)
+        self._server = StorageServer(settings, self._spool, self._filed, self._reported)
         self._assembler = Assembler(settings.assembly.quiet_seconds, settings.assembly.cap_seconds)
         self._dispatcher = Dispatcher(settings)
         self._endpoint = _endpoint(settings, self._spool)
         metrics.MINIMUM_FREE.set(settings.spool.minimum_free_bytes)
         metrics.ASSEMBLING.set_function(lambda: len(self._assembler))
         self._reloader = Reloader(settings, read, self._server.reload)
-        # What has arrived, None to stop. A SimpleQueue may be filled by a signal handler.
-        self._arrivals: queue.SimpleQueue[SpooledInstance | None] = queue.SimpleQueue()
+        # What has arrived, a word for others, or None to stop. A signal handler may fill a SimpleQueue.
+        self._arrivals: queue.SimpleQueue[SpooledInstance | Word | None] = queue.SimpleQueue()
 
     def run(self, ready: Callable[[int], None] | None = None) -> None:
         """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
@@ -69,6 +69,9 @@ class Node:
     def _filed(self, instance: SpooledInstance) -> None:
         self._arrivals.put(instance)
 
+    def _reported(self) -> None:
+        self._arrivals.put(Word.REPORTED)
+
     def _ring_until_stopped(self) -> None:
         while True:
             due = self._assembler.next_due()
@@ -77,7 +80,10 @@ class Node:
                 arrived = self._arrivals.get(timeout=timeout)
                 if arrived is None:
                     return
-                self._assembler.arrived(arrived.study_instance_uid, time.monotonic(), arrived.lane)
+                if isinstance(arrived, Word):
+                    self._dispatcher.tell(arrived)
+                else:
+                    self._assembler.arrived(arrived.study_instance_uid, time.monotonic(), arrived.lane)
             for study, lane in self._assembler.due(time.monotonic()).items():
                 rung = self._dispatcher.ring(study, lane)
                 metrics.RELEASED.labels("yes" if rung else "no").inc()

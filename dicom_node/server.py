@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pynetdicom.presentation import PresentationContext
@@ -12,7 +13,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node import metrics, tls, uids
 from dicom_node.association import Acceptor, Reception, Refusal, Seats
 from dicom_node.callers import AllowList, Origin
-from dicom_node.commitment import ReportReception
+from dicom_node.commitment import CommitmentReport, ReportReception
 from dicom_node.dimse import Command, Field, Operation
 from dicom_node.doorman import Doorman
 from dicom_node.listener import Connections, Listener, Serve
@@ -40,15 +41,23 @@ class StorageServer:
     """Receives objects and reports from the network; each connection has one thread.
 
     `on_filed` hears of every object that is new to the spool, after it is durable and before its sender
-    is answered; it must not block. Raises `ConfigurationError` where TLS cannot work with its files.
+    is answered, `on_reported` of every report of a commitment; neither may block.
+    Raises `ConfigurationError` where TLS cannot work with its files.
     """
 
-    def __init__(self, settings: NodeSettings, spool: Spool, on_filed: OnFiled) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        spool: Spool,
+        on_filed: OnFiled,
+        on_reported: Callable[[], None] = lambda: None,
+    ) -> None:
         node = settings.node
         self._settings = node
         self._tls = settings.tls
         self._spool = spool
         self._on_filed = on_filed
+        self._on_reported = on_reported
         self._router = Router(settings.lanes.rules)
         self._contexts = contexts_of(node.sop_classes, node.set_aside_sop_classes)
         self._access = self._read_access(settings)
@@ -168,8 +177,12 @@ class StorageServer:
                 on_filed=self._on_filed,
             )
         if operation == Operation.N_EVENT_REPORT_RQ and context.abstract_syntax == uids.STORAGE_COMMITMENT:
-            return ReportReception(context.transfer_syntax, self._spool.reports.keep)
+            return ReportReception(context.transfer_syntax, self._keep_report)
         return Refusal(Status.UNRECOGNISED_OPERATION)
+
+    def _keep_report(self, report: CommitmentReport) -> None:
+        self._spool.reports.keep(report)
+        self._on_reported()
 
 
 def contexts_of(images: tuple[str, ...], others: tuple[str, ...]) -> tuple[PresentationContext, ...]:

@@ -8,7 +8,6 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node import revocation
 from dicom_node.errors import ConfigurationError
 from dicom_node.refusals import Refused
 from dicom_node.settings import TlsSection
@@ -64,7 +63,9 @@ def server_context(settings: TlsSection) -> ssl.SSLContext:
     _trust(context, settings.authorities)
     _show(context, settings.certificate, settings.key)
     if settings.crl is not None:
-        revocation.look_up(context, settings.crl, settings.authorities)
+        from dicom_node.revocation import look_up  # noqa: PLC0415 (a tenth of the node's memory)
+
+        look_up(context, settings.crl, settings.authorities)
     return context
 
 

@@ -15,7 +15,7 @@ from celery import Task
 from celery.signals import worker_ready
 
 from dicom_node import metrics as node_metrics
-from dicom_node.dispatch import QUEUES, SCORE_STUDY, celery_app
+from dicom_node.dispatch import QUEUES, SCORE_STUDY, Dispatcher, Word, celery_app
 from dicom_node.endpoint import Endpoint
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import get_logger
@@ -58,8 +58,16 @@ def run_worker(settings: Settings) -> int:
             raise ConfigurationError(
                 f"The model of {scorer.bundle.directory} was recalled: {why} Activate another one."
             )
+        dispatcher = Dispatcher(settings)
+        stack.callback(dispatcher.close)
         pipeline = Pipeline(
-            settings=settings, spool=spool, ledger=ledger, scorer=scorer, worker=name, shadow=shadow
+            settings=settings,
+            spool=spool,
+            ledger=ledger,
+            scorer=scorer,
+            worker=name,
+            shadow=shadow,
+            on_recorded=lambda: dispatcher.tell(Word.RECORDED),
         )
         app = celery_app(settings)
         backfill = Backfill(backfill_places(settings.worker.concurrency, settings.lanes.backfill_share))

@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from dicom_node import metrics as node_metrics
-from dicom_node.dispatch import Dispatcher
+from dicom_node.bell import BellListener
+from dicom_node.dispatch import Dispatcher, Word
 from dicom_node.endpoint import Endpoint
 from dicom_node.errors import Retryable
 from dicom_node.failpoints import reach
@@ -67,17 +68,30 @@ class Office:
         pauses = self._settings.delivery
         loops: list[Loop] = [
             (self._reconciler.step, pauses.reconcile_seconds, 0.0),
-            (self.take_reports, pauses.poll_seconds, 0.0),
             (self.take_refusals, pauses.reconcile_seconds, 0.0),
             (self.drop_outputs, pauses.reconcile_seconds, 0.0),
             (self.sweep, _LONGEST_PAUSE, 0.0),
             (self._retainer.step, pauses.reconcile_seconds, 0.0),
             (self._walk.step, _WALK_SECONDS, 0.0),
-            *((one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers),
             *self._audit_loops(),
             *self._heartbeats(),
         ]
+        # Those that a study waits for do not wait for their next look, if they hear a word before.
+        on_word: dict[Word, list[Loop]] = {
+            Word.REPORTED: [(self.take_reports, pauses.poll_seconds, 0.0)],
+            Word.RECORDED: [
+                (one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers
+            ],
+        }
+        bells = {word.value: [threading.Event() for _ in woken] for word, woken in on_word.items()}
+        listener = BellListener(self._settings, bells)
         threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
+        threads += [
+            threading.Thread(target=repeat, args=(*loop, stop, bell))
+            for word, woken in on_word.items()
+            for loop, bell in zip(woken, bells[word], strict=True)
+        ]
+        threads.append(threading.Thread(target=listener.listen, args=(stop,)))
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -176,14 +190,23 @@ def _ledger_file(settings: Settings) -> dict[str, Path]:
     return {"ledger": Path(path)} if scheme.startswith("sqlite") else {}
 
 
-def repeat(step: Callable[[], object], pause: float, gather: float, stop: threading.Event) -> None:
+def repeat(
+    step: Callable[[], object],
+    pause: float,
+    gather: float,
+    stop: threading.Event,
+    bell: threading.Event | None = None,
+) -> None:
     """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail.
 
     A step that returns True had work, and `gather` seconds go by before the next: then it has more.
+    `bell` ends a pause, but neither that one nor one after a failure.
     """
     failures, rest, name = 0, pause, step.__qualname__
     metrics.STEP_FAILURES.labels(name)
-    while not stop.wait(min(rest * 2**failures, _LONGEST_PAUSE)):
+    while not _rested(
+        min(rest * 2**failures, _LONGEST_PAUSE), stop, None if failures or rest > pause else bell
+    ):
         try:
             rest = max(pause, gather) if step() is True else pause
         except Retryable as error:
@@ -197,6 +220,16 @@ def repeat(step: Callable[[], object], pause: float, gather: float, stop: thread
         else:
             failures = 0
             metrics.STEP_TIME.labels(name).set_to_current_time()
+
+
+def _rested(seconds: float, stop: threading.Event, bell: threading.Event | None) -> bool:
+    """Rest; return whether to stop."""
+    if bell is None:
+        return stop.wait(seconds)
+    if bell.wait(seconds):
+        # Before the step: what is done during it rings for the next.
+        bell.clear()
+    return stop.is_set()
 
 
 def run_deliver(settings: Settings, stop: threading.Event) -> None:

@@ -6,7 +6,7 @@ knows the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from structlog.contextvars import bound_contextvars
@@ -51,6 +51,7 @@ class Pipeline:
         scorer: Scorer,
         worker: str,
         shadow: Shadow | None = None,
+        on_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -59,6 +60,7 @@ class Pipeline:
         self._worker = worker
         self._heartbeats = heartbeat_uids(settings)
         self._shadow = shadow
+        self._on_recorded = on_recorded
         self._destinations = tuple(destination.name for destination in settings.destinations)
 
     def score_study(self, study_instance_uid: str) -> None:
@@ -197,7 +199,9 @@ class Pipeline:
             self._drop(kept)
             raise
         reach("pipeline.after_record")
-        if recorded is not Recorded.RECORDED:
+        if recorded is Recorded.RECORDED:
+            self._on_recorded()
+        else:
             self._drop(kept)
         return recorded
 

@@ -12,6 +12,7 @@ from deploy.configuration import without_secrets
 from deploy.doctor.check import Check, fail, ok, warn
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Retryable
+from dicom_node.lanes import Lane
 from worker.ledger import migrate
 from worker.ledger.roles import APP, READ
 from worker.ledger.store import make_engine, transaction
@@ -101,12 +102,15 @@ def queue(settings: Settings) -> Iterator[Check]:
         )
         return
     dispatcher = Dispatcher(reachable)
-    depth = dispatcher.depth()
+    depths = dispatcher.depths()
     dispatcher.close()
-    if depth is None:
+    if depths is None:
         advice = "Start it, or correct queue.url; studies wait in the spool and are announced again."
         yield fail("broker", f"{shown} does not answer.", advice)
-    elif depth > _LONG_QUEUE:
-        yield warn("broker", f"{depth} messages wait at {shown}.", "Start more workers.")
+        return
+    told = ", ".join(f"{depth} {lane}" for lane, depth in depths.items())
+    # A long backfill is as it is meant to be.
+    if depths[Lane.STAT] + depths[Lane.ROUTINE] > _LONG_QUEUE:
+        yield warn("broker", f"Messages wait at {shown}: {told}.", "Start more workers.")
     else:
-        yield ok("broker", f"{shown} answers, {depth} messages wait.")
+        yield ok("broker", f"{shown} answers, messages that wait: {told}.")

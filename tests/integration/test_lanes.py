@@ -85,6 +85,29 @@ def test_an_urgent_study_goes_before_a_backlog_that_still_ends(make_system, even
     assert claims[2:] == BACKLOG
 
 
+def test_backfill_leaves_a_place_free(make_system, eventually):
+    """While its one study stands still and more wait, an urgent study comes and is scored."""
+    system = system_with_lanes(make_system, worker={"concurrency": 2})
+    marker = system.folder / "stands-still"
+    system.programs["worker"].environment["COVARIANCE_FAILPOINTS"] = (
+        f"pipeline.after_infer=sleep:600~{marker}"
+    )
+    system.start("node")
+    for number, study in enumerate(BACKLOG):
+        system.send(film(study, number), calling="ARCHIVE")
+    eventually(lambda: Dispatcher(system.settings).depths()[Lane.BACKFILL] == len(BACKLOG), what="all wait")
+    system.start("worker")
+    eventually(marker.exists, what="the first stands still", seconds=120)
+    urgent = film(URGENT)
+    urgent.RequestedProcedurePriority = "STAT"
+    system.send(urgent, calling="CR1")
+    done = lambda: (record := system.ledger.study(URGENT)) and record.jobs[-1].state is JobState.DONE  # noqa: E731
+    eventually(done, what="the urgent study is scored", seconds=120)
+    assert [job.state for job in system.ledger.study(BACKLOG[0]).jobs] == [JobState.CLAIMED]
+    assert [uid for uid in BACKLOG if system.ledger.study(uid)] == BACKLOG[:1]
+    system.programs["worker"].kill()
+
+
 def test_lanes_outlive_the_broker(make_system, eventually):
     """Emptied, the broker is told again by the reconciler, each study in its lane."""
     system = system_with_lanes(make_system)

@@ -126,3 +126,16 @@ def test_who_had_work_gathers_before_the_next_step():
     answers = iter([True, False, None])
     repeat(lambda: next(answers), 0.1, 0.5, Stop())
     assert waits == [0.1, 0.5, 0.1, 0.1]
+
+
+def test_a_bell_ends_a_pause():
+    """A loop that rests for an hour takes a step when it is rung for, and ends when it is to."""
+    stop, bell, stepped = threading.Event(), threading.Event(), threading.Event()
+    loop = threading.Thread(target=repeat, args=(stepped.set, 3600.0, 0.0, stop, bell))
+    loop.start()
+    bell.set()
+    assert stepped.wait(30)
+    stop.set()
+    bell.set()
+    loop.join(30)
+    assert not loop.is_alive()
