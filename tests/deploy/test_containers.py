@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -117,6 +120,19 @@ def test_the_node_has_nothing_that_it_does_not_run():
     assert {"pydicom", "pynetdicom", "celery", "redis", "cryptography", "structlog", "typer"} <= packages
     pruned = [word for word in arguments_of("node") if not word.startswith("-")]
     assert set(pruned) <= set(LOCK)
+
+
+def test_the_node_has_all_that_it_runs():
+    """Every package that a module of `dicom_node` imports, found in its source, is installed."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "dicom_node").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    tops = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"dicom_node"}
+    owners = {re.sub(r"[-_.]+", "-", name).lower() for top in tops for name in packages_distributions()[top]}
+    missing = owners - exported(*arguments_of("node"))
+    # Traces need an extra, and what loads it says so in a sentence.
+    assert {name for name in missing if not name.startswith("opentelemetry")} == set()
 
 
 def test_each_worker_has_its_engine_and_no_other_extras():
