@@ -50,7 +50,7 @@ bench-train: .venv/.developing ## Speed of training at each freeze point; writes
 train-smoke: .venv/.developing ## Every system a few steps, the page, a bundle that scores (minutes)
 	$(BIN)/python -m tests.smoke
 
-load: .venv/.developing ## 100 senders at once, a burst, 5,000 studies; writes build/load.json (a quarter of an hour)
+load: .venv/.developing ## 100 senders at once, a burst, 10,000 studies; writes build/load.json and .png (half an hour)
 	$(BIN)/python -m tests.load $(ARGS)
 
 chaos: .venv/.developing ## Break everything, ask what was lost; writes build/chaos.json (ARGS=--short: a minute or two)

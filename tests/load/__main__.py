@@ -1,8 +1,8 @@
-"""`make load`: a hundred senders at once, a burst of 1,000 studies, then the rest of a large hospital's day.
+"""`make load`: a hundred senders at once, a burst of 1,000 studies, then two days of a large hospital.
 
-5,000 studies in all go through the whole stack at full speed. Nothing that was allowed may be refused,
-nothing lost, and memory and descriptors of every process stay flat. Not a test: it takes a quarter of an
-hour. Writes `build/load.json` and exits with 1 where a promise was broken.
+10,000 studies in all go through the whole stack at full speed. Nothing that was allowed may be refused,
+nothing lost, and memory and descriptors of every process stay flat. Not a test: it takes half an hour.
+Writes `build/load.json` and `build/load.png`, and exits with 1 where a promise was broken.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from rich.table import Table
 
 from tests.bench.end_to_end import committed, stack
 from tests.bench.measure import Figures, wait_until
+from tests.load.picture import draw
 from tests.load.sender import Sender
 from tests.load.watch import Watch
 
-RESULT = Path("build/load.json")
+RESULT, PICTURE = Path("build/load.json"), Path("build/load.png")
 QUIET_SECONDS = 300.0
 
 
 def main() -> int:
     """Run, print, write, and say whether every promise was kept."""
     options = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
-    options.add_argument("--studies", type=int, default=5000, help="in all, at least 300")
+    options.add_argument("--studies", type=int, default=10_000, help="in all, at least 300")
     options.add_argument("--burst", type=int, default=1000, help="of them, as fast as the node takes them")
     options.add_argument("--associations", type=int, default=100, help="open at the same time")
     asked = options.parse_args()
@@ -39,12 +40,17 @@ def main() -> int:
     figures.write(RESULT)
     for sentence in broken:
         console.print(f"[bold red]Broken:[/] {sentence}")
-    console.print(f"{'Every promise was kept' if not broken else 'Promises were broken'}; see {RESULT}.")
+    console.print(
+        f"{'Every promise was kept' if not broken else 'Promises were broken'}; see {RESULT} and {PICTURE}."
+    )
     return 1 if broken else 0
 
 
 def _run(asked: argparse.Namespace, folder: Path, figures: Figures, console: Console) -> list[str]:
-    with stack(folder, forget=True) as system, Watch(system.processes) as watch:
+    with (
+        stack(folder, forget=True) as system,
+        Watch(system.processes, lambda: committed(system.ledger)) as watch,
+    ):
         sender = Sender(system.port, folder / "films")
         sender.send(2, lanes=1)  # the engine is warm
         wait_until(lambda: committed(system.ledger) == 2, seconds=120, what="the first studies are committed")
@@ -103,6 +109,7 @@ def _books(system: object, sender: Sender, folder: Path) -> list[str]:
 
 def _told(watch: Watch, figures: Figures, console: Console) -> list[str]:
     table = Table("process", "MB at a quarter", "MB at the end", "descriptors", "at the end", box=None)
+    draw(watch.looks, PICTURE)
     broken = []
     for name, one in watch.found().items():
         table.add_row(name, *(f"{value:.0f}" for value in (*one.megabytes, *one.descriptors)))

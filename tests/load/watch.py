@@ -1,11 +1,12 @@
-"""Memory and descriptors of every process of the stack, its children included, second by second."""
+"""Memory and descriptors of every process of the stack, its children too, and the studies done meanwhile."""
 
 from __future__ import annotations
 
 import statistics
 import subprocess
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,17 +23,32 @@ class Course:
     descriptors: tuple[float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look: when (s since the first), how many studies were done, MB of each process."""
+
+    seconds: float
+    done: int
+    megabytes: Mapping[str, float]
+
+
 class Watch:
     """Looks at the processes until the block ends."""
 
-    def __init__(self, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    looks: list[Look]
+
+    def __init__(self, processes: Mapping[str, subprocess.Popen[bytes]], done: Callable[[], int]) -> None:
+        self.looks = []
+        self._finished = done
         self._processes = {name: psutil.Process(process.pid) for name, process in processes.items()}
         self._samples: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
     def _look(self) -> None:
+        started = time.monotonic()
         while not self._done.wait(_SECONDS):
+            seen: dict[str, float] = {}
             for name, process in self._processes.items():
                 try:
                     tree = [process, *process.children(recursive=True)]
@@ -43,6 +59,9 @@ class Watch:
                 except psutil.NoSuchProcess:
                     continue
                 self._samples[name].append(sample)
+                seen[name] = sample[0]
+            look = Look(seconds=time.monotonic() - started, done=self._finished(), megabytes=seen)
+            self.looks.append(look)
 
     def found(self) -> dict[str, Course]:
         """What was seen of each process."""
