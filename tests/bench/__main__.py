@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import end_to_end, engine, ingest, secure
+from tests.bench import end_to_end, engine, ingest, instead, secure, stations
 from tests.bench.measure import Figures
 
 RESULT = Path("build/bench.json")
@@ -21,10 +21,13 @@ def main() -> None:
             ("Receiving", ingest),
             ("Receiving over TLS", secure),
             ("The engine alone", engine),
+            ("The stations alone", stations),
             ("The whole way", end_to_end),
+            ("What one would write instead", instead),
         ):
             with console.status(f"{title} ..."):
                 station.run(figures, Path(work))
+    stations.ratio(figures)
     table = Table("figure", "median", "low", "high", "unit")
     for column in (1, 2, 3):
         table.columns[column].justify = "right"

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.bench.films import write_studies
 from tests.bench.measure import PEER_ENVIRONMENT, Figures, cpu_seconds, free_port, running, wait_until
 from worker.ledger import DeliveryState, Ledger, open_ledger
@@ -123,6 +125,9 @@ def run(figures: Figures, work: Path) -> None:
             figures.add(
                 f"end_to_end.10mb.cpu.{name}", "ms/study", [1000 * (after[name] - before[name]) / STUDIES]
             )
+
+        node = psutil.Process(system.processes["node"].pid).memory_info().rss
+        figures.add("end_to_end.10mb.memory.node", "MB", [node / 1e6])
 
         latencies = []
         for number, study in enumerate(write_studies(folder / "films", IDLE_STUDIES, salt="idle"), start=1):

@@ -42,7 +42,7 @@ class Figures:
         path.write_text(json.dumps(self.found, indent=2) + "\n")
 
 
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(process: subprocess.Popen[bytes] | psutil.Process) -> float:
     """CPU seconds of the process, its living children and those that it has waited for."""
     total = 0.0
     root = psutil.Process(process.pid)
