@@ -107,7 +107,7 @@ def _stations(state: Mapping[str, Any]) -> Table:
         f"{spool['images']} images of {spool['studies']} studies, "
         f"{spool['unregistered']} not registered yet, {spool['free_bytes'] / 1e9:.0f} GB free",
     )
-    table.add_row("queue", _waiting(queue["waiting"], queue["lanes"]))
+    table.add_row("queue", queue_in_words(queue["waiting"], queue["lanes"]))
     if state["silence"]:
         table.add_row("senders", _silence(state["silence"]))
     if state["heartbeat"]:
@@ -129,7 +129,8 @@ def _stations(state: Mapping[str, Any]) -> Table:
     return table
 
 
-def _waiting(depth: int | None, lanes: Mapping[str, int]) -> str:
+def queue_in_words(depth: int | None, lanes: Mapping[str, int]) -> str:
+    """How many messages wait, and in which lanes."""
     if depth is None:
         return "the broker does not answer"
     told = ", ".join(f"{count} {lane}" for lane, count in lanes.items() if count)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from deploy.overview import queue_in_words
 from worker.ledger import open_ledger
 from worker.settings import Settings
 
@@ -61,7 +62,7 @@ def test_status_counts_as_json(invoke, ledger):
     assert done.exit_code == 0, done.output
     state = json.loads(done.stdout)
     assert state["images"] == {"pending": 0, "scored": 0, "by_policy": 0, "quarantined": 0}
-    assert state["queue"] == {"waiting": None}
+    assert state["queue"] == {"waiting": None, "lanes": {}}
 
 
 def test_show_of_an_unknown_study_fails(invoke, ledger):
@@ -145,3 +146,15 @@ def test_purge_of_nothing_removes_nothing(invoke, ledger):
     """`purge` says what would go, in films, studies and bytes, and needs --yes to do it."""
     assert "0 films of 0 studies, 0 bytes would go" in invoke("purge").output
     assert "0 films purged" in invoke("purge", "--yes").output
+
+
+@pytest.mark.parametrize(
+    ("lanes", "told"),
+    [
+        ({"stat": 1, "routine": 0, "backfill": 40}, "41 waiting (1 stat, 40 backfill)"),
+        ({"stat": 0, "routine": 0, "backfill": 0}, "0 waiting"),
+    ],
+)
+def test_status_tells_lanes_apart(lanes, told):
+    """The row of the queue names the lanes that something waits in."""
+    assert queue_in_words(sum(lanes.values()), lanes) == told
