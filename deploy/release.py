@@ -7,6 +7,7 @@ import typer
 from deploy import broker
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import CovarianceError, Retryable
+from dicom_node.lanes import Lane
 from dicom_node.logs import configure_logs
 from dicom_node.spool import Spool, SpooledInstance
 from worker.ledger import JobRecord, JobState, Ledger, open_ledger
@@ -32,7 +33,8 @@ def release_study(settings: Settings, study: str) -> None:
         if job is None or not ledger.hasten(study):
             raise CovarianceError(_why_not(job, images=len(instances)))
     dispatcher = Dispatcher(broker.reachable(settings))
-    rung = dispatcher.ring(study)
+    # Whatever its lane: somebody waits for it. The reconciler rings in its own, if this is lost.
+    rung = dispatcher.ring(study, Lane.STAT)
     dispatcher.close()
     typer.echo(
         f"Generation {job.generation} with {len(instances)} images is released; "

@@ -8,6 +8,7 @@ import pytest
 
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import Reason
+from dicom_node.lanes import Lane
 from dicom_node.spool import Spool
 from tests.deploy.site import film, settings_of, spool_film
 from tests.integration.system import Program, accepts, eventually, free_port
@@ -52,14 +53,14 @@ def test_a_study_in_its_quiet_period_is_released(place, release):
     code, said = release()
     assert (code, "Generation 1 with 1 images is released; the broker is away" in said) == (0, True), said
     with open_ledger(place, migrate=False) as ledger:
-        assert ledger.announceable() == [STUDY]
+        assert list(ledger.announceable()) == [STUDY]
         kinds = [event.kind for event in ledger.study(STUDY).events]
         assert kinds == [Kind.REGISTERED, Kind.HASTENED]
         assert ledger.verify().ok
 
 
 def test_the_next_worker_hears_of_it(release, tmp_path, program, monkeypatch):
-    """With a broker there is one message, and the answer says so."""
+    """With a broker there is one message, where urgent ones are, and the answer says so."""
     port = free_port()
     command = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
     broker = Program([*command, "--save", ""], tmp_path / "redis.log").start()
@@ -72,7 +73,8 @@ def test_the_next_worker_hears_of_it(release, tmp_path, program, monkeypatch):
             "Generation 1 with 1 images is released; the next free worker takes it.\n",
         )
         queue = {"url": f"redis://127.0.0.1:{port}/0"}
-        assert Dispatcher(Settings(queue=queue)).depth() == 1
+        depths = Dispatcher(Settings(queue=queue)).depths()
+        assert depths == {Lane.STAT: 1, Lane.ROUTINE: 0, Lane.BACKFILL: 0}
     finally:
         broker.stop()
 
@@ -82,9 +84,9 @@ def test_a_study_that_pauses_is_released(place, release):
     release()
     with open_ledger(place, migrate=False) as ledger:
         ledger.release(claimed(ledger), retry_in=timedelta(hours=1), sentence="The disk is away.")
-        assert ledger.announceable() == []
+        assert not ledger.announceable()
         assert release()[0] == 0
-        assert ledger.announceable() == [STUDY]
+        assert list(ledger.announceable()) == [STUDY]
 
 
 def test_a_study_that_is_claimed_is_left_alone(place, release):
