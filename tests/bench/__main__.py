@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import end_to_end, engine, ingest, instead, secure, stations
+from tests.bench import end_to_end, engine, ingest, instead, secure, sender, stations
 from tests.bench.measure import Figures
 
 RESULT = Path("build/bench.json")
@@ -20,6 +20,7 @@ def main() -> None:
         for title, station in (
             ("Receiving", ingest),
             ("Receiving over TLS", secure),
+            ("Sending", sender),
             ("The engine alone", engine),
             ("The stations alone", stations),
             ("The whole way", end_to_end),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from tests.bench.films import write_studies
 from tests.bench.measure import PEER_ENVIRONMENT, Figures, cpu_seconds, free_port, running, wait_until
@@ -20,6 +21,8 @@ from worker.settings import Settings
 
 STUDIES = 240
 IDLE_STUDIES = 30
+ENCODED = {"jpeg_lossless": JPEGLosslessSV1, "jpeg2000_lossless": JPEG2000Lossless}
+ENCODED_STUDIES = 60
 QUIET = 0.5
 COVARIANCE = str(Path(sys.executable).with_name("covariance"))
 
@@ -85,9 +88,12 @@ port = {pacs}
         yield Stack(port=port, processes=processes, ledger=ledger)
 
 
-def send(port: int, files: list[Path]) -> float:
-    """Send over one association; return the time of the last response."""
-    command = ["storescu", "-aec", "COVARIANCE", "127.0.0.1", str(port), *map(str, files)]
+def send(port: int, files: list[Path], *proposal: str) -> float:
+    """Send over one association; return the time of the last response.
+
+    `proposal`: storescu's word for the transfer syntax that it proposes, where it is compressed.
+    """
+    command = ["storescu", *proposal, "-aec", "COVARIANCE", "127.0.0.1", str(port), *map(str, files)]
     subprocess.run(command, check=True, env=PEER_ENVIRONMENT)
     return time.time()
 
@@ -129,10 +135,25 @@ def run(figures: Figures, work: Path) -> None:
         node = psutil.Process(system.processes["node"].pid).memory_info().rss
         figures.add("end_to_end.10mb.memory.node", "MB", [node / 1e6])
 
+        encoded = 0
+        for name, syntax in ENCODED.items():
+            films = write_studies(folder / "films", ENCODED_STUDIES, salt=name, transfer_syntax=syntax)
+            encoded += ENCODED_STUDIES
+            started = time.monotonic()
+            send(system.port, [study[0] for study in films], "-xs" if name == "jpeg_lossless" else "-xv")
+            wait_until(
+                lambda done=2 + STUDIES + encoded: committed(system.ledger) == done,
+                seconds=300,
+                what="all are committed",
+                pause=0.25,
+            )
+            rate = ENCODED_STUDIES / (time.monotonic() - started)
+            figures.add(f"end_to_end.{name}.rate", "studies/s", [rate])
+
         latencies = []
         for number, study in enumerate(write_studies(folder / "films", IDLE_STUDIES, salt="idle"), start=1):
             last_response = send(system.port, study)
-            done = 2 + STUDIES + number
+            done = 2 + STUDIES + encoded + number
             wait_until(
                 lambda done=done: committed(system.ledger) == done, seconds=60, what="the study is committed"
             )

@@ -98,30 +98,63 @@ def send(receiver: Receiver, lanes: list[list[Path]]) -> float:
     return time.monotonic() - started
 
 
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is sent, and how."""
+
+    name: str
+    size: str
+    associations: int
+    images: int = 1
+    objects: int = OBJECTS
+
+
+LOADS = (
+    Load(name="10mb.x1", size="10mb", associations=1),
+    Load(name="10mb.x4", size="10mb", associations=4),
+    Load(name="10mb.x8", size="10mb", associations=8),
+    Load(name="10mb.pairs.x8", size="10mb", associations=8, images=2),
+    Load(name="0.5mb.x4", size="0.5mb", associations=4, objects=400),
+)
+"""Associations side by side; `pairs` are studies of two images."""
+
+
 def run(figures: Figures, work: Path) -> None:
-    """Measure 10 MB CRs over 1, 4 and 8 associations, rotating the receivers."""
-    films = [study[0] for study in write_studies(work / "films", OBJECTS, salt="ingest")]
-    for associations in (1, 4, 8):
-        rates: dict[str, list[float]] = {name: [] for name in RECEIVERS}
-        cpu: dict[str, list[float]] = {name: [] for name in RECEIVERS}
-        lanes = [films[lane::associations] for lane in range(associations)]
-        for turn in range(ROUNDS):
-            names = list(RECEIVERS)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                folder = work / f"{name}-{associations}-{turn}"
-                folder.mkdir()
-                with RECEIVERS[name](folder) as receiver:  # type: ignore[attr-defined]
-                    before = cpu_seconds(receiver.process)
-                    seconds = send(receiver, lanes)
-                    used = cpu_seconds(receiver.process) - before
-                rates[name].append(OBJECTS / seconds)
-                cpu[name].append(1000 * used / OBJECTS)
-                shutil.rmtree(folder)
-        for name in RECEIVERS:
-            figures.add(f"ingest.10mb.x{associations}.{name}", "instances/s", rates[name])
-            figures.add(f"ingest.10mb.x{associations}.{name}.cpu", "ms/instance", cpu[name])
-        for peer in ("orthanc", "storescp_fork"):
-            # Turn by turn, so that a machine that slows down slows both sides of a ratio.
-            ratios = [ours / theirs for ours, theirs in zip(rates["covariance"], rates[peer], strict=True)]
-            figures.add(f"ingest.10mb.x{associations}.ratio_to_{peer}", "times", ratios)
-    shutil.rmtree(work / "films")
+    """Measure every load on every receiver, rotating the receivers."""
+    for load in LOADS:
+        films = work / "films"
+        studies = write_studies(
+            films, load.objects // load.images, images=load.images, size=load.size, salt=load.name
+        )
+        lanes = [
+            [file for study in studies[lane :: load.associations] for file in study]
+            for lane in range(load.associations)
+        ]
+        _compare(figures, load, lanes, work)
+        shutil.rmtree(films)
+
+
+def _compare(figures: Figures, load: Load, lanes: list[list[Path]], work: Path) -> None:
+    rates: dict[str, list[float]] = {name: [] for name in RECEIVERS}
+    cpu: dict[str, list[float]] = {name: [] for name in RECEIVERS}
+    for turn in range(ROUNDS):
+        names = list(RECEIVERS)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            folder = work / f"{name}-{load.name}-{turn}"
+            folder.mkdir()
+            with RECEIVERS[name](folder) as receiver:  # type: ignore[attr-defined]
+                before = cpu_seconds(receiver.process)
+                seconds = send(receiver, lanes)
+                used = cpu_seconds(receiver.process) - before
+            rates[name].append(load.objects / seconds)
+            cpu[name].append(1000 * used / load.objects)
+            shutil.rmtree(folder)
+    for name in RECEIVERS:
+        figures.add(f"ingest.{load.name}.{name}", "instances/s", rates[name])
+        figures.add(f"ingest.{load.name}.{name}.cpu", "ms/instance", cpu[name])
+    for peer in ("orthanc", "storescp_fork"):
+        # Turn by turn, so that a machine that slows down slows both sides of a ratio.
+        ratios = [ours / theirs for ours, theirs in zip(rates["covariance"], rates[peer], strict=True)]
+        figures.add(f"ingest.{load.name}.ratio_to_{peer}", "times", ratios)
+    less = [ours / theirs for ours, theirs in zip(cpu["covariance"], cpu["orthanc"], strict=True)]
+    figures.add(f"ingest.{load.name}.cpu_ratio_to_orthanc", "times", less)
