@@ -1,0 +1,135 @@
+"""From a run to a bundle: figures, maps that are tested, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import typer
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import get_logger
+from training import checkpoint
+from training.bundle.candidates import read_candidates
+from training.bundle.card import CARD, write_card
+from training.bundle.export import export as export_bundle
+from training.bundle.provenance import Provenance, RunRecord, sources_of
+from training.bundle.reliability import RELIABILITY, draw_reliability
+from training.commands.model import train
+from training.commands.options import Bundle, Cache, Config, Data, Run, Version
+from training.evaluation import floor
+from training.evaluation.evaluate import Evaluation, measured
+from training.evaluation.evaluate import evaluate as evaluate_logits
+from training.explain.examine import explain as explain_maps
+from training.explain.examine import served, trained
+from training.explain.explanation import read_explanation, write_explanation
+from training.films import datasets
+from training.train import CHECKPOINT, CONFIGURATION, infer, load_network
+from worker.settings import DEFAULT_BUNDLE
+
+app = typer.Typer()
+log = get_logger("training")
+EVALUATION = "evaluation.json"
+
+
+@app.command()
+def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
+    """Calibrate on `dev`, choose thresholds there, and measure every set of rows beside the floor."""
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    model = load_network(run)
+    logits_N = np.full(len(rows), np.nan, np.float32)
+    wanted_N = measured(rows)
+    logits_N[wanted_N] = infer(model, inputs_NHW[wanted_N])
+    evaluation = evaluate_logits(
+        rows, logits_N, floor.statistics(data, rows), checkpoint.digest(run / CHECKPOINT)
+    )
+    (run / EVALUATION).write_text(evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for figures in evaluation.figures:
+        log.info(
+            "measured", rows=figures.rows, auroc=str(figures.auroc), floor_auroc=str(figures.floor_auroc)
+        )
+
+
+@app.command()
+def explain(
+    *,
+    data: Data,
+    run: Annotated[Path | None, typer.Option(help="Run directory whose checkpoint is tested.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Or the bundle whose model is.")] = None,
+    split: Annotated[str, typer.Option(help="Whose films are looked at.")] = "dev",
+    films: Annotated[int, typer.Option(min=1, help="Films of each class for what takes many passes.")] = 12,
+    seed: Annotated[int, typer.Option(help="Another seed draws other films and weights.")] = 0,
+    cache: Cache = Path("build"),
+) -> None:
+    """Test the maps: do they point into the lungs, show what was learnt, and mark what the score rests on?"""
+    if (run is None) == (bundle is None):
+        raise ConfigurationError("Name either a run or a bundle to explain.")
+    if split not in datasets.SPLITS:
+        raise ConfigurationError(f"`{split}` is not a split: choose one of {', '.join(datasets.SPLITS)}.")
+    rows = datasets.read_rows(data)
+    inputs_NHW = datasets.load_inputs(data, rows, cache)
+    network = trained(run, _evaluation(run, rows)) if run else served(cast(Path, bundle))
+    explanation = explain_maps(network, rows, inputs_NHW, split=split, sample=films, seed=seed)
+    write_explanation(cast(Path, run or bundle), explanation)
+    for found in explanation.pointing:
+        log.info(
+            "pointing",
+            map=found.map,
+            films_of=found.films_of,
+            mass=str(found.location.mass),
+            lung_share=str(found.location.lung_share),
+            pointing=str(found.location.pointing),
+        )
+
+
+@app.command()
+def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Version = "0.0.1") -> None:
+    """Write the bundle and its model card from an evaluated run."""
+    rows = datasets.read_rows(data)
+    evaluation = _evaluation(run, rows)
+    model = load_network(run)
+    provenance = Provenance(
+        command=f"python -m training bundle --data {data} --run {run} --version {version}",
+        run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
+        sources=sources_of(rows),
+        evaluation=evaluation,
+        explanation=read_explanation(run, evaluation.checkpoint_sha256, evaluation.data_sha256),
+        candidates=read_candidates(),
+    )
+    manifest = export_bundle(
+        model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
+    )
+    draw_reliability(evaluation.calibration, bundle / RELIABILITY)
+    (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
+    log.info("bundle_written", version=version, model=manifest.model.sha256)
+
+
+@app.command()
+def bundle(
+    *,
+    data: Data,
+    run: Run,
+    config: Config = None,
+    cache: Cache = Path("build"),
+    bundle: Bundle = DEFAULT_BUNDLE,
+    version: Version = "0.0.1",
+) -> None:
+    """Train, evaluate and export, one after the other."""
+    train(data, run, config, cache=cache)
+    evaluate(data, run, cache)
+    export(data, run, bundle, version)
+
+
+def _evaluation(run: Path, rows: tuple[datasets.Row, ...]) -> Evaluation:
+    try:
+        evaluation = Evaluation.model_validate_json((run / EVALUATION).read_bytes())
+    except (OSError, ValueError):
+        raise ConfigurationError(f"The run {run} is not evaluated yet: run `evaluate` first.") from None
+    now = (checkpoint.digest(run / CHECKPOINT), datasets.digest(rows))
+    if (evaluation.checkpoint_sha256, evaluation.data_sha256) != now:
+        raise ConfigurationError(
+            f"The run {run} was evaluated with other weights or films: evaluate it again."
+        )
+    return evaluation
