@@ -36,6 +36,17 @@ class File(_Part):
     sha256: str
 
 
+class Quantised(_Part):
+    """The same network with most convolutions in eight bits, as OpenVINO reads it."""
+
+    graph: File
+    """`.xml`"""
+    weights: File
+    """`.bin`, beside the graph and of the same name."""
+    films: int
+    """From which the ranges of activations were taken."""
+
+
 class GoldenCase(_Part):
     """A generated film and what the reference engine (torch, float32) made of it."""
 
@@ -74,6 +85,8 @@ class Manifest(_Part):
     """SHA-256 of the model that the operating points belong to."""
     operating_points: tuple[OperatingPoint, ...] = ()
     golden: Golden
+    int8: Quantised | None = None
+    """None until `training quantise` has made it; served where `worker.engine_precision` asks for it."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Data digests, configuration and metrics of the training run."""
 
@@ -110,6 +123,9 @@ class Bundle:
         manifest = self.manifest
         self.model_path = self._verified(manifest.model)
         self._golden_path = self._verified(manifest.golden.inputs)
+        self.int8_path = self._verified(manifest.int8.graph) if manifest.int8 else None
+        if manifest.int8:
+            self._verified(manifest.int8.weights)
         if manifest.threshold_of != manifest.model.sha256:
             raise ConfigurationError(
                 f"The threshold in {path} was chosen for another model: export the bundle again."
@@ -156,5 +172,7 @@ class Bundle:
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write `manifest.json`, readable and in a stable order."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    # What is absent is not named: a worker that knows no eight bits can read it then.
+    absent = {"int8"} if manifest.int8 is None else set()
+    text = json.dumps(manifest.model_dump(mode="json", exclude=absent), indent=2, ensure_ascii=False)
     (directory / "manifest.json").write_text(text + "\n", encoding="utf-8")

@@ -42,6 +42,8 @@ class WorkerSection(Section):
     """Inference engine. `auto`: TensorRT or torch where they and a GPU are, else OpenVINO on the CPU."""
     fallback: Literal["none", "cpu"] = "none"
     """What to do at the start without the engine's GPU: end, or score with OpenVINO, which results say."""
+    engine_precision: Literal["native", "int8"] = "native"
+    """`int8`: the eight-bit network that `training quantise` has put into the bundle; `openvino` only."""
     engine_threads: int = Field(default=0, ge=0)
     """Threads of the CPU engine; 0 leaves it to the engine."""
     engine_pinning: bool = False
@@ -66,6 +68,12 @@ class WorkerSection(Section):
     """Seconds after which a study's claim is given up although its worker lives: it hangs."""
     maximum_attempts: int = Field(default=3, ge=1)
     """Claims of one job that end in silence (a worker died) before it is quarantined."""
+
+    @model_validator(mode="after")
+    def _eight_bits_are_of_the_cpu(self) -> Self:
+        if self.engine_precision == "int8" and self.engine != "openvino":
+            raise ValueError('engine_precision "int8" needs engine "openvino"')
+        return self
 
 
 class EligibilitySection(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.bench.measure import Figures
+from training.bundle.quantise import quantise
 from worker.bundle import Bundle
 from worker.engines.select import open_engine
 from worker.engines.torch_network import Network
@@ -21,13 +22,33 @@ from worker.settings import WorkerSection
 
 ROUNDS = 3
 FILMS = 40
+_EIGHT_BITS = {"engine": "openvino", "engine_precision": "int8"}
 
 
 def run(figures: Figures, work: Path) -> None:
-    """Measure films per second from as many threads as a worker has, and CPU time per film."""
+    """Films per second from as many threads as a worker has, beside eight bits and plain PyTorch."""
     settings = WorkerSection(engine_cache=work / "engine")
-    engine = open_engine(Bundle(settings.bundle), settings)
+    bundle = Bundle(settings.bundle)
     pixels_B1HW = to_batch([to_input(radiograph(7))])
+    eight_bits, directory = settings.model_copy(update=_EIGHT_BITS), work / "eight-bits"
+    shutil.copytree(settings.bundle, directory)
+    quantise(directory, np.stack([to_input(radiograph(seed, rows=625, columns=512)) for seed in range(8)]))
+    alone, cpu = _measure(bundle, settings, pixels_B1HW)
+    figures.add("engine.alone.rate", "films/s", alone)
+    figures.add("engine.alone.cpu", "ms/film", cpu)
+    small, cpu = _measure(Bundle(directory), eight_bits, pixels_B1HW)
+    figures.add("engine.int8.rate", "films/s", small)
+    figures.add("engine.int8.cpu", "ms/film", cpu)
+    figures.add("engine.int8.ratio_to_alone", "times", [a / b for a, b in zip(small, alone, strict=True)])
+    plain = _plain_pytorch(bundle, pixels_B1HW)
+    figures.add("engine.pytorch.rate", "films/s", plain)
+    figures.add("engine.ratio_to_pytorch", "times", [a / b for a, b in zip(alone, plain, strict=True)])
+
+
+def _measure(
+    bundle: Bundle, settings: WorkerSection, pixels_B1HW: NDArray[np.float32]
+) -> tuple[list[float], list[float]]:
+    engine = open_engine(bundle, settings)
     rates, cpu = [], []
     with ThreadPoolExecutor(settings.concurrency) as threads:
         for _ in range(ROUNDS):
@@ -36,11 +57,7 @@ def run(figures: Figures, work: Path) -> None:
             rates.append(FILMS / (time.monotonic() - started))
             cpu.append(1000 * (time.process_time() - used) / FILMS)
     engine.close()
-    figures.add("engine.alone.rate", "films/s", rates)
-    figures.add("engine.alone.cpu", "ms/film", cpu)
-    plain = _plain_pytorch(Bundle(settings.bundle), pixels_B1HW)
-    figures.add("engine.pytorch.rate", "films/s", plain)
-    figures.add("engine.ratio_to_pytorch", "times", [statistics.median(rates) / one for one in plain])
+    return rates, cpu
 
 
 def _plain_pytorch(bundle: Bundle, pixels_B1HW: NDArray[np.float32]) -> list[float]:

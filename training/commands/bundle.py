@@ -15,6 +15,7 @@ from training.bundle.candidates import read_candidates
 from training.bundle.card import CARD, write_card
 from training.bundle.export import export as export_bundle
 from training.bundle.provenance import Provenance, RunRecord, sources_of
+from training.bundle.quantise import quantise as quantise_bundle
 from training.bundle.reliability import RELIABILITY, draw_reliability
 from training.commands.model import train
 from training.commands.options import Bundle, Cache, Config, Data, Run, Version
@@ -104,6 +105,23 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
     draw_reliability(evaluation.calibration, bundle / RELIABILITY)
     (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
     log.info("bundle_written", version=version, model=manifest.model.sha256)
+
+
+@app.command()
+def quantise(
+    data: Data,
+    bundle: Bundle,
+    films: Annotated[int, typer.Option(min=1, help="Films that ranges are taken from.")] = 100,
+    cache: Cache = Path("build"),
+) -> None:
+    """Put an eight-bit network into a bundle, for `engine_precision = "int8"`, if it passes the gate."""
+    rows = datasets.read_rows(data)
+    learnt_N = np.flatnonzero([row.trainable for row in rows])
+    chosen_N = np.random.default_rng(0).permutation(learnt_N)[:films]
+    parity = quantise_bundle(bundle, datasets.load_inputs(data, rows, cache)[chosen_N])
+    log.info(
+        "quantised", films=len(chosen_N), worst_logit=round(parity.logit, 4), worst_map=round(parity.cam, 4)
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OpenVinoEngine:
-    """Runs `model.onnx` on the CPU. Any number of threads may call `infer`."""
+    """Runs `model.onnx`, or its eight-bit form, on the CPU. Any number of threads may call `infer`."""
 
     batches: tuple[int, ...] = (1,)
     pinned: bool
@@ -41,14 +42,16 @@ class OpenVinoEngine:
         self.name = f"openvino {ov.get_version().split('-')[0]}"
         # Half the time and the same score to 0.005 where the CPU multiplies it; emulated elsewhere.
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = "bf16" if native else "f32"
+        arithmetic = "bf16" if native else "f32"
+        model_path = _model_of(bundle, settings)
+        self.precision = "int8" if settings.engine_precision == "int8" else arithmetic
         cores = len(os.sched_getaffinity(0))
         threads = settings.engine_threads or cores
         options: dict[str, object] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": min(settings.concurrency, threads, cores),
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_PRECISION_HINT": arithmetic,
             # The decoders need the cores too, and other containers may.
             "ENABLE_CPU_PINNING": settings.engine_pinning,
         }
@@ -56,13 +59,13 @@ class OpenVinoEngine:
         try:
             settings.engine_cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             core.set_property({"CACHE_DIR": str(settings.engine_cache)})
-            model = core.read_model(bundle.model_path)
+            model = core.read_model(model_path)
             # A fixed shape lets the compiler lay everything out; it is a third faster.
             model.reshape([1, 1, size, size])
             compiled = core.compile_model(model, "CPU", options)
             self._logit, self._cam = compiled.output("logit"), compiled.output("cam")
         except (RuntimeError, OSError) as error:
-            raise ConfigurationError(f"OpenVINO cannot compile {bundle.model_path}: {error}.") from None
+            raise ConfigurationError(f"OpenVINO cannot compile {model_path}: {error}.") from None
         self.pinned = bool(compiled.get_property("ENABLE_CPU_PINNING"))
         self._idle: queue.SimpleQueue[InferRequest] = queue.SimpleQueue()
         for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
@@ -114,3 +117,14 @@ class OpenVinoEngine:
         request.wait()
         logit_B, cam_Bhw = (request.get_tensor(output).data for output in (self._logit, self._cam))
         return np.float32(logit_B[0]), cam_Bhw[0].copy()
+
+
+def _model_of(bundle: Bundle, settings: WorkerSection) -> Path:
+    if settings.engine_precision == "native":
+        return bundle.model_path
+    if bundle.int8_path is None:
+        raise ConfigurationError(
+            f"The bundle {bundle.directory} has no eight-bit network: make it with `python -m training "
+            'quantise`, or set worker.engine_precision = "native".'
+        )
+    return bundle.int8_path
