@@ -28,7 +28,7 @@ from deploy.send import parse_target, send_items
 from deploy.up import usable_port
 from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.settings import NodeSection, use_file
-from dicom_node.status import Verdict, verdict_of
+from dicom_node.status import NextStep, next_step_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome
 from worker.findings import Role
 from worker.ledger import Ledger, OutputRecord, open_ledger
@@ -184,7 +184,7 @@ def _send(samples: Sequence[Sample], peers: Sequence[Peer]) -> int:
     """
 
     def check(item: SendItem, outcome: SendOutcome) -> None:
-        if outcome.status is None or verdict_of(outcome.status) is not Verdict.STORED:
+        if outcome.status is None or next_step_of(outcome.status) is not NextStep.STORED:
             answer = "no answer" if outcome.status is None else f"status 0x{outcome.status:04X}"
             raise CovarianceError(f"{item.path.name} was not stored: {answer}.")
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.file_meta import data_set_offset
-from dicom_node.status import Verdict, verdict_of
+from dicom_node.status import NextStep, next_step_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome, StoreAssociation
 from dicom_node.tls import ClientTls
 
@@ -99,7 +99,7 @@ def send_paths(paths: Sequence[Path], target: str, *, calling_ae: str, tls: Clie
         def after_each(item: SendItem, outcome: SendOutcome) -> None:
             nonlocal failures
             progress.advance(bar)
-            if outcome.status is None or verdict_of(outcome.status) is not Verdict.STORED:
+            if outcome.status is None or next_step_of(outcome.status) is not NextStep.STORED:
                 answer = "no answer" if outcome.status is None else f"status 0x{outcome.status:04X}"
                 console.print(f"[red]not stored[/]  {escape(str(item.path))}: {answer}")
                 failures += 1

@@ -28,7 +28,7 @@ class Status(IntEnum):
     RESOURCE_LIMITATION = 0x0213
 
 
-class Verdict(IntEnum):
+class NextStep(IntEnum):
     """What a sender does after a C-STORE."""
 
     STORED = 0
@@ -37,15 +37,15 @@ class Verdict(IntEnum):
     PARK = 3
 
 
-def verdict_of(status: int) -> Verdict:
+def next_step_of(status: int) -> NextStep:
     """Decide from the status of a C-STORE response (PS3.4 B.2.3; PS3.7 C)."""
     if status == Status.SUCCESS or status & 0xF000 == 0xB000:
-        return Verdict.STORED
+        return NextStep.STORED
     if status == Status.DUPLICATE_SOP_INSTANCE:
         # An answer to our own second try; whether it holds the object is for the proof to say.
-        return Verdict.STORED
+        return NextStep.STORED
     if status & 0xFF00 == 0xA700 or status == Status.RESOURCE_LIMITATION:
-        return Verdict.RETRY
+        return NextStep.RETRY
     if status in (Status.SOP_CLASS_NOT_SUPPORTED, Status.NOT_AUTHORISED):
-        return Verdict.PARK
-    return Verdict.DEAD_LETTER
+        return NextStep.PARK
+    return NextStep.DEAD_LETTER

@@ -18,7 +18,7 @@ from dicom_node import tracing
 from dicom_node.failpoints import reach
 from dicom_node.logs import get_logger
 from dicom_node.query_scu import find_instances
-from dicom_node.status import Verdict, verdict_of
+from dicom_node.status import NextStep, next_step_of
 from dicom_node.store_scu import Peer, PeerUnavailable, SendItem, StoreAssociation
 from dicom_node.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from worker import metrics
@@ -137,7 +137,7 @@ class Deliverer:
                 with station("store", delivery.study_instance_uid):
                     status = association.send(item).status
                 reach("deliver.after_response")
-                if status is not None and verdict_of(status) is Verdict.STORED:
+                if status is not None and next_step_of(status) is NextStep.STORED:
                     stored[delivery.delivery_id] = status
                     self._count("stored")
                     log.info(
@@ -187,19 +187,19 @@ class Deliverer:
     def _settle(self, delivery: DueDelivery, status: int | None) -> None:
         """Record that an object is not stored, and what follows from the answer."""
         # No answer: nobody knows whether it was stored, and the same bytes again do no harm.
-        verdict = Verdict.RETRY if status is None else verdict_of(status)
+        step = NextStep.RETRY if status is None else next_step_of(status)
         # A PACS that starts up says "cannot understand" as well: only a no that is repeated is one.
         patience_ends = delivery.refusals + 1 >= self._settings.permanent_attempts
-        match verdict, status:
-            case Verdict.PARK, int():
+        match step, status:
+            case NextStep.PARK, int():
                 self._ledger.delivery_parked(delivery.delivery_id, status)
                 self._count("parked")
-            case Verdict.DEAD_LETTER, int() if patience_ends:
+            case NextStep.DEAD_LETTER, int() if patience_ends:
                 sentence = f"{self._destination.name} refuses the object with status 0x{status:04X}."
                 self._ledger.delivery_failed(delivery.delivery_id, status, sentence)
                 self._count("failed")
             case _:
-                refused = verdict is Verdict.DEAD_LETTER
+                refused = step is NextStep.DEAD_LETTER
                 tries = delivery.refusals if refused else delivery.attempts
                 pause = backoff(tries, self._settings)
                 self._ledger.delivery_retry(delivery.delivery_id, status, pause, refused=refused)
@@ -210,7 +210,7 @@ class Deliverer:
             destination=self._destination.name,
             object=delivery.sop_instance_uid,
             status="none" if status is None else f"0x{status:04X}",
-            verdict=verdict.name.lower(),
+            step=step.name.lower(),
         )
 
     def _request_commitment(self, association: StoreAssociation) -> None:

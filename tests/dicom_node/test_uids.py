@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_node.status import Verdict, verdict_of
+from dicom_node.status import NextStep, next_step_of
 from dicom_node.uids import derive_uid, is_valid_uid
 
 
@@ -44,22 +44,22 @@ def test_derives_the_same_uid_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "verdict"),
+    ("status", "step"),
     [
-        (0x0000, Verdict.STORED),
-        (0xB000, Verdict.STORED),
-        (0xB007, Verdict.STORED),
-        (0x0111, Verdict.STORED),
-        (0xA700, Verdict.RETRY),
-        (0xA7FF, Verdict.RETRY),
-        (0x0213, Verdict.RETRY),
-        (0xA900, Verdict.DEAD_LETTER),
-        (0xC000, Verdict.DEAD_LETTER),
-        (0x0110, Verdict.DEAD_LETTER),
-        (0x0122, Verdict.PARK),
-        (0x0124, Verdict.PARK),
+        (0x0000, NextStep.STORED),
+        (0xB000, NextStep.STORED),
+        (0xB007, NextStep.STORED),
+        (0x0111, NextStep.STORED),
+        (0xA700, NextStep.RETRY),
+        (0xA7FF, NextStep.RETRY),
+        (0x0213, NextStep.RETRY),
+        (0xA900, NextStep.DEAD_LETTER),
+        (0xC000, NextStep.DEAD_LETTER),
+        (0x0110, NextStep.DEAD_LETTER),
+        (0x0122, NextStep.PARK),
+        (0x0124, NextStep.PARK),
     ],
 )
-def test_decides_by_the_status(status: int, verdict: Verdict) -> None:
+def test_decides_by_the_status(status: int, step: NextStep) -> None:
     """What a sender does after a C-STORE."""
-    assert verdict_of(status) is verdict
+    assert next_step_of(status) is step
