@@ -171,6 +171,7 @@ def check_settings(*, connect: bool) -> int:
 
 def _bundle(settings: Settings) -> str:
     bundle = open_bundle_in_use(settings.worker)
+    bundle.network_path(settings.worker.engine_precision)
     manifest, point = bundle.manifest, bundle.manifest.operating_point
     shown = f"{manifest.name} {manifest.version}, threshold {point.probability:.3f} ({point.name})"
     return f"{shown}, bundle_sha256 {bundle.sha256}"

@@ -9,9 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
-
 from dicom_node.dispatch import BELL, IMPATIENT, celery_app
 from dicom_node.logs import get_logger
 from dicom_node.settings import NodeSettings
@@ -35,7 +32,7 @@ class BellListener:
         while not stop.is_set():
             try:
                 self._listen(stop)
-            except (KombuError, RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, the deliverer must not go deaf for good)
                 log.warning("bell_not_heard", error=type(error).__name__)
                 stop.wait(_AWAY_SECONDS)
         for word in self._bells:

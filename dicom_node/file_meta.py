@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from struct import Struct
 
 from pydicom import dcmread
@@ -85,8 +85,15 @@ def read_head(content: bytes) -> Head:
         transfer_syntax_uid=meta.TransferSyntaxUID,
         calling_ae=meta.SourceApplicationEntityTitle or "",
         called_ae=meta.ReceivingApplicationEntityTitle or "",
-        provenance=Provenance(**json.loads(meta.PrivateInformation)),
+        provenance=_provenance(json.loads(meta.PrivateInformation)),
     )
+
+
+def _provenance(told: dict[str, str]) -> Provenance:
+    """What we know of it: a later version, after which this one came back, may have told more."""
+    known = {field.name for field in fields(Provenance)}
+    found = Provenance(**{name: value for name, value in told.items() if name in known})
+    return found if found.lane in set(Lane) else replace(found, lane=Lane.ROUTINE)
 
 
 def data_set_offset(descriptor: int) -> int:

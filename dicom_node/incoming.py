@@ -178,7 +178,6 @@ def _head(content: bytes, sop_instance_uid: str, filed_at: datetime) -> tuple[He
         received_at = datetime.fromisoformat(head.provenance.received_at).astimezone(UTC)
         facts = [head.sop_class_uid, head.transfer_syntax_uid, head.calling_ae, head.called_ae]
         facts += [head.provenance.series, head.provenance.address]
-        Lane(head.provenance.lane)
         if head.sop_instance_uid == sop_instance_uid and all(fact.isprintable() for fact in facts):
             return head, received_at
     except Exception:  # noqa: BLE001, S110 (whatever a parser makes of rotten bytes)

@@ -38,8 +38,8 @@ class Node:
         metrics.MINIMUM_FREE.set(settings.spool.minimum_free_bytes)
         metrics.ASSEMBLING.set_function(lambda: len(self._assembler))
         self._reloader = Reloader(settings, read, self._server.reload)
-        # What has arrived, a word for others, or None to stop. A signal handler may fill a SimpleQueue.
-        self._arrivals: queue.SimpleQueue[SpooledInstance | Word | None] = queue.SimpleQueue()
+        # What has arrived and when, a word for others, or None to stop. A signal handler may fill it.
+        self._arrivals: queue.SimpleQueue[tuple[SpooledInstance, float] | Word | None] = queue.SimpleQueue()
 
     def run(self, ready: Callable[[int], None] | None = None) -> None:
         """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
@@ -67,7 +67,8 @@ class Node:
         self._reloader.ask()
 
     def _filed(self, instance: SpooledInstance) -> None:
-        self._arrivals.put(instance)
+        # By now: a broker that is slow to take a word must not lengthen the quiet period.
+        self._arrivals.put((instance, time.monotonic()))
 
     def _reported(self) -> None:
         self._arrivals.put(Word.REPORTED)
@@ -83,7 +84,8 @@ class Node:
                 if isinstance(arrived, Word):
                     self._dispatcher.tell(arrived)
                 else:
-                    self._assembler.arrived(arrived.study_instance_uid, time.monotonic(), arrived.lane)
+                    instance, at = arrived
+                    self._assembler.arrived(instance.study_instance_uid, at, instance.lane)
             for study, lane in self._assembler.due(time.monotonic()).items():
                 rung = self._dispatcher.ring(study, lane)
                 metrics.RELEASED.labels("yes" if rung else "no").inc()

@@ -189,7 +189,8 @@ class LaneRule(Section):
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
-        if self.model_fields_set <= {"lane"}:
+        asked = self.model_dump(exclude={"lane"}, exclude_none=True).values()
+        if not asked or not all(value.strip() for value in asked):
             raise ValueError(
                 "a rule needs a sender, a station or a priority; without one it fits every study"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,21 @@ class Bundle:
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise ConfigurationError(f"The bundle file {path} is not the one that its manifest names.")
         return content
+
+    def network_path(self, precision: Literal["native", "int8"]) -> Path:
+        """The file that OpenVINO reads.
+
+        Raises:
+            ConfigurationError: eight bits are asked for, and the bundle has none.
+        """
+        if precision == "native":
+            return self.model_path
+        if self.int8_path is None:
+            raise ConfigurationError(
+                f"The bundle {self.directory} has no eight-bit network: make it with `python -m training "
+                'quantise`, or set worker.engine_precision = "native".'
+            )
+        return self.int8_path
 
     def model(self) -> bytes:
         """The content of `model.onnx`, as its digest says.

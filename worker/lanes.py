@@ -68,8 +68,11 @@ class LaneOrder:
     def consume(self, count: int) -> list[str]:  # noqa: ARG002 (the protocol of kombu)
         """The queues to ask now."""
         lanes = [lane for lane in Lane if lane is not Lane.BACKFILL or self._backfill.may_have_more]
-        if self._taken % _FROM_THE_OTHER_END == _FROM_THE_OTHER_END - 1:
-            lanes.reverse()
+        turns, left = divmod(self._taken, _FROM_THE_OTHER_END)
+        if left == _FROM_THE_OTHER_END - 1:
+            # By turns backfill and routine first: neither waits behind the other for ever.
+            lanes.sort(key=lambda lane: lane is Lane.ROUTINE if turns % 2 else lane is not Lane.ROUTINE)
+            lanes.sort(key=lambda lane: lane is Lane.STAT)
         return [QUEUES[lane] for lane in lanes if QUEUES[lane] in self._queues]
 
     def rotate(self, queue: str) -> None:  # noqa: ARG002 (the protocol of kombu)

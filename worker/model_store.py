@@ -67,7 +67,11 @@ class ModelStore:
 
     @staticmethod
     def _files(bundle: Bundle) -> list[Path]:
-        named = ["manifest.json", bundle.manifest.model.name, bundle.manifest.golden.inputs.name]
+        manifest = bundle.manifest
+        parts = [manifest.model, manifest.golden.inputs]
+        if manifest.int8:
+            parts += [manifest.int8.graph, manifest.int8.weights]
+        named = ["manifest.json", *(part.name for part in parts)]
         found = [bundle.directory / Path(name).name for name in named]
         return found + [one for one in bundle.directory.glob("*.md") if one.is_file()]
 

@@ -126,9 +126,9 @@ class Reconciler:
             # A backlog of thousands is looked at every few seconds: its files are opened once.
             try:
                 lane = most_urgent(one.lane for one in self._spool.instances(uid))
+                self._lanes[uid] = (_state(study), lane)
             except OSError as error:
                 log.error("study_unreadable", study=uid, error=type(error).__name__)
-            self._lanes[uid] = (_state(study), lane)
         return lane
 
     def backlog(self) -> dict[Lane, Backlog]:

@@ -26,6 +26,8 @@ class Shadow:
     def __init__(self, worker: WorkerSection) -> None:
         """Open it. Raises `ConfigurationError` where it is not set or not fit."""
         self.bundle = Bundle(worker.shadow_bundle or worker.bundle)
+        if self.bundle.int8_path is None:
+            worker = worker.model_copy(update={"engine_precision": "native"})
         self._engine = open_engine(self.bundle, worker, use="shadow")
 
     def score(self, finding: StudyFinding, ledger: Ledger) -> None:

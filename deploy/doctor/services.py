@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 from deploy import broker
 from deploy.configuration import without_secrets
 from deploy.doctor.check import Check, fail, ok, warn
-from dicom_node.dispatch import Dispatcher
+from dicom_node.dispatch import QUEUES, Dispatcher, celery_app
 from dicom_node.errors import Retryable
 from dicom_node.lanes import Lane
 from worker.ledger import migrate
@@ -18,6 +18,7 @@ from worker.ledger.roles import APP, READ
 from worker.ledger.store import make_engine, transaction
 from worker.settings import Settings
 
+_WORKERS_SECONDS = 2.0
 _LONG_QUEUE = 1000
 
 
@@ -104,6 +105,7 @@ def queue(settings: Settings) -> Iterator[Check]:
     dispatcher = Dispatcher(reachable)
     depths = dispatcher.depths()
     dispatcher.close()
+    yield from _deaf(reachable) if depths is not None and settings.lanes.rules else ()
     if depths is None:
         advice = "Start it, or correct queue.url; studies wait in the spool and are announced again."
         yield fail("broker", f"{shown} does not answer.", advice)
@@ -114,3 +116,18 @@ def queue(settings: Settings) -> Iterator[Check]:
         yield warn("broker", f"Messages wait at {shown}: {told}.", "Start more workers.")
     else:
         yield ok("broker", f"{shown} answers, messages that wait: {told}.")
+
+
+def _deaf(settings: Settings) -> Iterator[Check]:
+    """Workers of a version without lanes: what a rule calls urgent would wait beside them."""
+    told = celery_app(settings).control.inspect(timeout=_WORKERS_SECONDS).active_queues() or {}
+    deaf = sorted(
+        worker
+        for worker, queues in told.items()
+        if not {queue["name"] for queue in queues} >= set(QUEUES.values())
+    )
+    if deaf:
+        advice = "Upgrade them, or take the rules out of [lanes] until then."
+        yield fail("broker", f"These workers do not hear every lane: {', '.join(deaf)}.", advice)
+    else:
+        yield ok("broker", f"Every worker that answers hears every lane: {len(told)}.")

@@ -156,6 +156,8 @@ def test_check_says_what_is_there(invoke, tmp_path):
             "A certificate or key of [audit]",
         ),
         ('[worker]\nbundle_sha256 = "short"\n', "worker.bundle_sha256"),
+        ('[worker]\nengine = "openvino"\nengine_precision = "int8"\n', "has no eight-bit network"),
+        ('[worker]\nengine_precision = "int8"\n', 'needs engine "openvino"'),
     ],
 )
 def test_check_says_what_cannot_work(invoke, tmp_path, text, names):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 
 import pytest
 
 from deploy.doctor.check import exit_code, run_probe
 from deploy.doctor.examine import PROBES
 from deploy.doctor.network import is_translated
+from dicom_node.dispatch import celery_app
 from tests.conftest import find_program
 from tests.dicom_node.certificates import Authority
 from tests.dicom_node.conftest import listen  # noqa: F401 (a fixture)
-from tests.integration.system import accepts, eventually, free_port
+from tests.integration.system import Program, accepts, eventually, free_port
 from tests.worker.ledger.conftest import cluster  # noqa: F401 (a fixture)
 from worker.ledger import migrate
 from worker.ledger.store import make_engine, transaction
@@ -54,6 +56,37 @@ def receiver(tmp_path):
     for one in running:
         one.kill()
         one.wait()
+
+
+_WORKER = """
+import sys
+from dicom_node.dispatch import celery_app
+from worker.settings import Settings
+options = ["--pool=solo", "--hostname=covariance@old", "--without-gossip", "--without-mingle"]
+celery_app(Settings(queue={"url": sys.argv[1]})).worker_main(["worker", f"--queues={sys.argv[2]}", *options])
+"""
+
+
+@pytest.fixture
+def worker_of(program, tmp_path):
+    """`worker_of(queues)` starts a Redis and a Celery worker on these queues; the broker's URL."""
+    started = []
+
+    def start(queues):
+        port = free_port()
+        url = f"redis://127.0.0.1:{port}/0"
+        broker = [program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        started.append(Program([*broker, "--dir", str(tmp_path)], tmp_path / "redis.log").start())
+        eventually(lambda: accepts(port), what="Redis listens")
+        worker = [sys.executable, "-c", _WORKER, url, ",".join(queues)]
+        started.append(Program(worker, tmp_path / "worker.log").start())
+        control = celery_app(Settings(queue={"url": url})).control
+        eventually(lambda: control.ping(timeout=1.0), what="the worker answers")
+        return url
+
+    yield start
+    for one in reversed(started):
+        one.stop()
 
 
 def destination(port, **values):
@@ -235,6 +268,20 @@ def test_a_broker_that_is_away_fails(probe):
     """A Redis that is not there."""
     checks = probe("broker", queue={"url": f"redis://127.0.0.1:{free_port()}/0"})
     assert "does not answer" in said(checks, "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("queues", "level", "sentence"),
+    [
+        (["score", "score.stat", "score.backfill"], "OK", "hears every lane"),
+        (["score"], "FAIL", "covariance@old"),
+    ],
+)
+def test_a_worker_without_lanes_is_found_when_rules_are_set(probe, worker_of, queues, level, sentence):
+    """A worker of the version before hears one queue; a real one answers for it over a real broker."""
+    rules = [{"lane": "stat", "calling_ae": "ED1"}]
+    checks = probe("broker", queue={"url": worker_of(queues)}, lanes={"rules": rules})
+    assert sentence in said(checks, level)
 
 
 def test_the_engine_passes_its_parity_gate(probe):

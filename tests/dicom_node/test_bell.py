@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import redis
 
 from dicom_node.bell import BellListener
@@ -41,3 +42,27 @@ def test_nobody_waits_for_a_broker_that_is_away() -> None:
     stop.set()
     listening.join()
     assert bell.is_set()
+
+
+def test_a_listener_goes_on_after_whatever_happened(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that fails in a way of its own costs a pause, and not the hearing."""
+    settings = NodeSettings(queue={"url": f"redis+socket://{broker}", "prefix": "t:"})
+    stop, bell = threading.Event(), threading.Event()
+    listener = BellListener(settings, {"recorded": [bell]})
+    listen, failures = listener._listen, ["pubsub connection not set"]
+
+    def fail_once(until: threading.Event) -> None:
+        if failures:
+            raise RuntimeError(failures.pop())
+        listen(until)
+
+    monkeypatch.setattr(listener, "_listen", fail_once)
+    monkeypatch.setattr("dicom_node.bell._AWAY_SECONDS", 0.01)
+    listening = threading.Thread(target=listener.listen, args=(stop,))
+    listening.start()
+    client = redis.Redis(unix_socket_path=broker)
+    eventually(lambda: dict(client.pubsub_numsub("t:bell"))[b"t:bell"] == 1)
+    Dispatcher(settings).tell(Word.RECORDED)
+    eventually(bell.is_set)
+    stop.set()
+    listening.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,28 @@ def test_a_head_without_a_lane_is_that_of_earlier_versions() -> None:
     assert read_head(write_head(head(Lane.BACKFILL))).provenance.lane == Lane.BACKFILL
 
 
+def test_a_head_of_a_later_version_is_not_rotten() -> None:
+    """After a rollback: what it tells more is passed over, a lane that is not known is routine."""
+    provenance = Provenance(series="1.2.3", address="::1", received_at="2026-01-01T00:00:00", lane="nightly")
+    later = write_head(
+        Head(
+            sop_class_uid="1.2",
+            sop_instance_uid="1.2.4",
+            transfer_syntax_uid="1.2.840.10008.1.2",
+            calling_ae="A",
+            called_ae="B",
+            provenance=provenance,
+        )
+    ).replace(b'"lane":"nightly"', b'"ward":"nightly"')
+    assert read_head(later).provenance == replace(provenance, lane=Lane.ROUTINE)
+    unknown = later.replace(b'"ward":', b'"lane":')
+    assert read_head(unknown).provenance == replace(provenance, lane=Lane.ROUTINE)
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
+        ('[lanes]\nrules = [{ lane = "stat", station_name = " " }]', "fits every study"),
         ('[lanes]\nrules = [{ lane = "stat" }]', "fits every study"),
         ('[lanes]\nrules = [{ lane = "urgent", calling_ae = "ED1" }]', "'stat', 'routine' or 'backfill'"),
         ('[lanes]\nrules = [{ lane = "stat", sender = "ED1" }]', "lanes.rules.0.sender"),
@@ -133,3 +153,10 @@ def test_a_bad_rule_is_one_sentence(
     assert names in said
     assert "\n" not in said
     assert said.endswith(".")
+
+
+def test_a_rule_of_nulls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment variable can say null, and a rule of nulls would make every study urgent."""
+    monkeypatch.setenv("COVARIANCE_LANES__RULES", '[{"lane": "stat", "calling_ae": null}]')
+    with pytest.raises(ConfigurationError, match="fits every study"):
+        read_settings(NodeSettings)

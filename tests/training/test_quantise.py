@@ -12,6 +12,7 @@ from dicom_node.errors import ConfigurationError
 from training.bundle.quantise import GRAPH, WEIGHTS, quantise
 from worker.bundle import Bundle
 from worker.engines.select import open_named
+from worker.model_store import ModelStore
 from worker.parity import measure_parity
 from worker.phantom import radiograph
 from worker.preprocess import to_batch, to_input
@@ -67,6 +68,14 @@ def test_altered_eight_bits_are_refused_by_name(quantised, tmp_path, part):
         file.write(b" ")
     with pytest.raises(ConfigurationError, match=f"{part} is not the one that its manifest names"):
         Bundle(altered)
+
+
+def test_eight_bits_are_installed_with_their_bundle(quantised, tmp_path):
+    """The store takes the graph and its weights over, and what it holds serves."""
+    store = ModelStore(tmp_path / "models")
+    held = store.find(store.install(quantised).bundle_sha256)
+    assert Bundle(held).network_path("int8").read_bytes() == (quantised / GRAPH).read_bytes()
+    assert (held / WEIGHTS).read_bytes() == (quantised / WEIGHTS).read_bytes()
 
 
 def test_a_bundle_without_eight_bits_says_how_to_make_them(tmp_path):

@@ -6,7 +6,6 @@ import os
 import queue
 import sys
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +42,7 @@ class OpenVinoEngine:
         # Half the time and the same score to 0.005 where the CPU multiplies it; emulated elsewhere.
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         arithmetic = "bf16" if native else "f32"
-        model_path = _model_of(bundle, settings)
+        model_path = bundle.network_path(settings.engine_precision)
         self.precision = "int8" if settings.engine_precision == "int8" else arithmetic
         cores = len(os.sched_getaffinity(0))
         threads = settings.engine_threads or cores
@@ -117,14 +116,3 @@ class OpenVinoEngine:
         request.wait()
         logit_B, cam_Bhw = (request.get_tensor(output).data for output in (self._logit, self._cam))
         return np.float32(logit_B[0]), cam_Bhw[0].copy()
-
-
-def _model_of(bundle: Bundle, settings: WorkerSection) -> Path:
-    if settings.engine_precision == "native":
-        return bundle.model_path
-    if bundle.int8_path is None:
-        raise ConfigurationError(
-            f"The bundle {bundle.directory} has no eight-bit network: make it with `python -m training "
-            'quantise`, or set worker.engine_precision = "native".'
-        )
-    return bundle.int8_path

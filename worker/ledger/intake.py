@@ -17,6 +17,8 @@ from worker.ledger.models import Disposition, Image, Job, JobState, Output, Stud
 from worker.ledger.store import Store, Transaction
 
 _CHUNK = 1000
+_UNFINISHED = (JobState.READY, JobState.CLAIMED, JobState.QUARANTINED)
+"""Of which a new generation takes the place."""
 """Values in one IN list; databases bound them."""
 
 
@@ -116,8 +118,8 @@ def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance
 
 def _lane(writer: Transaction, uid: str, came: Sequence[SpooledInstance]) -> Lane:
     """The most urgent of what came, and of the job whose place the new one takes."""
-    under_way = (Job.study_instance_uid == uid, Job.state.in_((JobState.READY, JobState.CLAIMED)))
-    before = writer.execute(select(Job.lane).where(*under_way)).scalars()
+    overtaken = (Job.study_instance_uid == uid, Job.state.in_(_UNFINISHED))
+    before = writer.execute(select(Job.lane).where(*overtaken)).scalars()
     return most_urgent([*(one.lane for one in came), *(lane or Lane.ROUTINE for lane in before)])
 
 
@@ -216,11 +218,10 @@ def _own_outputs(writer: Transaction, sop_instance_uids: list[str]) -> set[str]:
 
 def open_job(writer: Transaction, uid: str, generation: int, lane: Lane | None) -> None:
     """Make the job of a new generation, which takes the place of an unfinished one."""
-    unfinished = (JobState.READY, JobState.CLAIMED, JobState.QUARANTINED)
     # A claimed one too: its worker learns at the next step that it works for nothing.
     overtaken = writer.execute(
         update(Job)
-        .where(Job.study_instance_uid == uid, Job.state.in_(unfinished))
+        .where(Job.study_instance_uid == uid, Job.state.in_(_UNFINISHED))
         .values(state=JobState.SUPERSEDED, finished_at=writer.now)
         .returning(Job.generation)
     ).scalars()

@@ -140,13 +140,18 @@ class Jobs(Store):
     def announceable(self, *, waited: timedelta = timedelta(), limit: int = 1000) -> dict[str, Lane]:
         """Studies whose job may be claimed, and might have been for `waited`, each with its lane.
 
-        Those that wait longest come first.
+        Those that wait longest come first, `limit` of each lane: no backlog hides what is urgent.
         """
+        found: dict[str, Lane] = {}
         with self._reading() as connection:
             claimable = _claimable(self._now(connection) - waited)
-            waiting = select(Job.study_instance_uid, Job.lane).where(claimable)
-            rows = connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).all()
-            return {uid: lane or Lane.ROUTINE for uid, lane in rows}
+            for lane in Lane:
+                # Empty is routine, see migration 0007.
+                mine = func.coalesce(Job.lane, Lane.ROUTINE) == lane
+                waiting = select(Job.study_instance_uid).where(claimable, mine)
+                studies = connection.execute(waiting.order_by(Job.not_before, Job.id).limit(limit)).scalars()
+                found |= dict.fromkeys(studies, lane)
+        return found
 
 
 def held_job(writer: Transaction, claim: Claim) -> Row[Any] | Recorded:

@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 
+from dicom_node.errors import Reason
 from dicom_node.lanes import Lane
 from worker.ledger import open_ledger
 from worker.ledger.migrate import _config
@@ -68,6 +69,25 @@ def test_a_second_chance_keeps_the_lane(ledger, register, given):
     finding = given.finding(claim, rejected=["1.2.1"])
     ledger.record(claim, finding, given.outputs(finding), ["pacs"])
     assert ledger.retry(STUDY)
+    assert ledger.announceable() == {STUDY: Lane.STAT}
+
+
+def test_no_backlog_hides_what_is_urgent(ledger, given):
+    """However many older jobs of another lane are ready, each lane is looked at by itself."""
+    for number in range(3):
+        study = f"{STUDY}.{number}"
+        ledger.register(study, [replace(given.spooled(study, f"1.2.{number}"), lane=Lane.BACKFILL)])
+    for lane in (Lane.STAT, Lane.ROUTINE):
+        ledger.register(f"{STUDY}.{lane}", [replace(given.spooled(f"{STUDY}.{lane}", "1.3"), lane=lane)])
+    found = ledger.announceable(limit=2)
+    assert sorted(found.values()) == [Lane.BACKFILL, Lane.BACKFILL, Lane.ROUTINE, Lane.STAT]
+
+
+def test_a_late_image_leaves_a_study_that_was_set_aside_as_urgent_as_it_was(ledger, register, given):
+    """Its generation takes the place of the one in quarantine, and so of its lane."""
+    register("1.2.1", Lane.STAT)
+    ledger.quarantine(given.try_claim(STUDY), Reason.DECODER_TIMEOUT, "It took too long.")
+    register("1.2.2", Lane.BACKFILL)
     assert ledger.announceable() == {STUDY: Lane.STAT}
 
 
