@@ -296,6 +296,24 @@ def test_a_forged_event_does_not_block_the_others(rsyslog, export_to, ledger, tm
     assert events_in(lines) == [3]
 
 
+def test_an_event_of_a_later_version_is_no_alarm(rsyslog, export_to, ledger, tmp_path):
+    """Beside a later version an unknown kind is passed over; where there is none it is a forgery."""
+    import sqlite3
+
+    ledger_events(ledger, 2)
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as connection:
+        connection.execute("DROP TRIGGER events_refuse_update")
+        connection.execute("UPDATE events SET kind = 'FOLDED' WHERE seq = 1")
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    rsyslog.start()
+    with capture_logs() as logs:
+        assert export_to(rsyslog.port).step()
+    assert [line["event"] for line in logs] == ["event_of_a_later_version"]
+    lines = rsyslog.lines(2)
+    assert "110113" not in "".join(lines)
+    assert events_in(lines) == [3]
+
+
 def test_a_refused_peer_is_told(tmp_path, folder, rsyslog):
     """What the node wrote of strangers leaves as a security alert, and its file is removed."""
     spool = Spool(tmp_path / "spool")
