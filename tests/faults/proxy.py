@@ -123,7 +123,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self._join(client)
+                with contextlib.suppress(OSError):
+                    self._join(client)
                 self.connections += 1
 
     def _join(self, client: socket.socket) -> None:
@@ -133,8 +134,10 @@ class Proxy:
             client.close()
             return
         self._open += [client, server]
+        for one in (client, server):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # From the first pump on a fault may have closed both: nothing here may touch them any more.
         for source, sink, from_client in ((client, server, True), (server, client, False)):
-            source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pump = threading.Thread(target=_pump, args=(self.fault, source, sink, from_client), daemon=True)
             pump.start()
 
