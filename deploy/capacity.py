@@ -34,11 +34,11 @@ class Engine(StrEnum):
 class Cost:
     """What one film costs, in core-seconds; the figures of README, "Speed"."""
 
-    node: float = 0.031
-    worker: float = 0.088
+    node: float = 0.018
+    worker: float = 0.086
     """Without the engine: read, decode, prepare, explain, encode, record."""
     engine: float = 0.059
-    deliver: float = 0.009
+    deliver: float = 0.011
 
     @classmethod
     def of(cls, engine: Engine) -> Cost:
