@@ -80,5 +80,7 @@ def weights(
     run: Run, to: Annotated[Path, typer.Option(help="A file that ends in `.safetensors`.")] = PRETRAINED
 ) -> None:
     """Write what a run has learnt as weights for others to begin with (`init = "pretrained:FILE"`)."""
-    checkpoint.write_features(to, load_network(run))
+    network = load_network(run)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_features(to, network)
     log.info("weights_written", to=str(to), sha256=checkpoint.digest(to))
