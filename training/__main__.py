@@ -7,7 +7,7 @@ import typer
 from dicom_node.errors import CovarianceError
 from dicom_node.logs import configure_logs
 from training.commands import bundle, model, systems
-from training.device import denormals_flushed
+from training.device import ready_to_train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for noun in (model, bundle, systems):
@@ -23,7 +23,7 @@ def prepare() -> None:
 def main() -> None:
     """Run a command; what we raise on purpose is one sentence, not a traceback."""
     try:
-        with denormals_flushed():
+        with ready_to_train():
             app()
     except CovarianceError as error:
         typer.echo(f"Error: {error}", err=True)

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from tests.bench.measure import Figures
-from training.device import Device, best_device, denormals_flushed
+from training.device import Device, best_device, ready_to_train
 from training.films import datasets
 from training.networks.densenet import DenseNet121
 from training.networks.freeze import Frozen
@@ -131,5 +131,5 @@ def _loading(size: int) -> list[float]:
     return rates
 
 
-with denormals_flushed():
+with ready_to_train():
     main()

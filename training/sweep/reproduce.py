@@ -163,7 +163,7 @@ class Trainer:
         self._best_accuracy, self._best_auroc = -1.0, -1.0
         learning = [p for p in self.network.parameters() if p.requires_grad]
         self.optimiser: torch.optim.Optimizer = (
-            torch.optim.Adam(learning, system.learning_rate)
+            torch.optim.Adam(learning, system.learning_rate, fused=True)
             if system.optimiser == "adam"
             else torch.optim.SGD(learning, system.learning_rate, momentum=0.9)
         )
