@@ -181,6 +181,8 @@ class Spool:
 
     def _file(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
         """Give a part its name in its study, durably; exactly one of equal parts is `NEW`."""
+        # Before the part is synchronised, so that a journal takes both to the disk at one time.
+        (self._studies / study_instance_uid).mkdir(mode=0o700, exist_ok=True)
         part.synchronise()
         reach("spool.after_fsync")
         try:
