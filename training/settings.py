@@ -50,6 +50,9 @@ class TrainingSettings(_Part):
     learning_rate: float = 1e-3
     """Peak of one cycle: linear warm-up over the first 5 % of the steps, then a cosine down to 1 %."""
     weight_decay: float = 0.02
+    head_epochs: int = Field(default=0, ge=0)
+    """Epochs at the beginning in which the heads alone learn, at ten times the peak rate (Kumar et al., ICLR
+    2022): heads that begin at random would first distort features that others have learnt."""
     init: str = "random"
     """Weights to begin with, see `importers.load_init`."""
     weights: TaskWeights = TaskWeights()
@@ -77,8 +80,11 @@ class TrainingSettings(_Part):
             epoch -= stage.epochs
         raise IndexError(epoch)
 
-    def rate_at(self, progress: float) -> float:
-        """Learning rate after a share of all epochs."""
+    def rate_at(self, epoch: float) -> float:
+        """Learning rate after so many epochs."""
+        if epoch < self.head_epochs:
+            return 10 * self.learning_rate
+        progress = (epoch - self.head_epochs) / (self.epochs - self.head_epochs)
         warm = 0.05
         if progress < warm:
             factor = progress / warm

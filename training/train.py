@@ -165,9 +165,11 @@ class _Learner:
     def learn(self, views: _Views, epoch: int) -> float:
         """One epoch; the mean loss of its steps."""
         self.model.train()
+        features = self.model.network.features.requires_grad_(epoch >= self.settings.head_epochs)
+        features.train(epoch >= self.settings.head_epochs)
         total = 0.0
         for step, (pixels_B1HW, targets_BT) in enumerate(views.batches(epoch)):
-            rate = self.settings.rate_at((epoch + step / views.steps) / self.settings.epochs)
+            rate = self.settings.rate_at(epoch + step / views.steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.zero_grad(set_to_none=True)

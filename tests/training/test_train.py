@@ -11,6 +11,7 @@ from dicom_node.errors import ConfigurationError
 from training import checkpoint
 from training.bundle.provenance import RunRecord
 from training.films import datasets
+from training.networks.densenet import DenseNet121
 from training.settings import Stage, TrainingSettings, read_settings
 from training.train import CHECKPOINT, CONFIGURATION, LOG, train
 
@@ -94,11 +95,28 @@ def test_the_stages_ahead_may_be_planned_anew(trained, tmp_path):
 
 def test_the_rate_rises_and_falls():
     """The learning rate warms up to its peak and ends at one hundredth of it."""
-    rates = [TrainingSettings().rate_at(progress) for progress in (0, 0.05, 0.5, 1)]
+    settings = TrainingSettings()
+    rates = [settings.rate_at(share * settings.epochs) for share in (0, 0.05, 0.5, 1)]
     assert rates[1] == max(rates) == pytest.approx(1e-3)
     assert rates[0] == pytest.approx(1e-5)
     assert rates[3] == pytest.approx(1e-5)
     assert rates[1] > rates[2] > rates[3]
+
+
+def test_the_heads_may_learn_first(trained, tmp_path):
+    """In their epochs the features stay as they began, running statistics too; then all of it learns."""
+    rows, inputs_NHW, _ = trained
+    settings = SETTINGS.model_copy(update={"head_epochs": 1, "films_per_epoch": 4})
+    assert settings.rate_at(0.9) == 10 * settings.learning_rate
+    for stages, stays in ((1, True), (2, False)):
+        planned = settings.model_copy(update={"stages": (Stage(size=32, epochs=stages),)})
+        torch.manual_seed(planned.seed)
+        began = DenseNet121().state_dict()
+        train(planned, rows, inputs_NHW, tmp_path)
+        _, learnt = checkpoint.read_checkpoint(tmp_path / CHECKPOINT)
+        for name, tensor in began.items():
+            same = torch.equal(learnt[f"model.network.{name}"], tensor)
+            assert same is (stays and name.startswith("features.")), name
 
 
 def test_a_damaged_checkpoint_is_refused(trained, tmp_path):
