@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+_TRIM_THRESHOLD_BYTES, _MAPPINGS = 131_072, 65_536  # as glibc begins
 _LARGEST_THRESHOLD = 33_554_432
 """More glibc does not take; the buffers of a 10 MB film are smaller."""
 
@@ -20,6 +23,20 @@ def give_back_buffers(larger_than: int) -> None:
 def keep_buffers() -> None:
     """Keep the buffers of one film for the next: getting them anew costs a fifth of the time."""
     _set({_MMAP_THRESHOLD: _LARGEST_THRESHOLD, _TRIM_THRESHOLD: _LARGEST_THRESHOLD})
+
+
+@contextmanager
+def everything_kept() -> Iterator[None]:
+    """Keep whatever is freed, however large, until the context ends.
+
+    A training step asks for the tensors of the step before; the kernel would clear their pages anew each
+    time, for more than half of the baseline CNN's time and a sixth of DenseNet-121's.
+    """
+    _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+    try:
+        yield
+    finally:
+        _set({_MMAP_MAX: _MAPPINGS, _TRIM_THRESHOLD: _TRIM_THRESHOLD_BYTES})
 
 
 def _set(options: dict[int, int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from dicom_node.memory import everything_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +62,16 @@ def best_device(*, half: bool = True) -> Device:
 def ready_to_train() -> Iterator[None]:
     """What training wants of a process, and nothing else does; afterwards it is as it was.
 
-    Numbers too small for the normal form are zero: they cost a hundred times as much and mean nothing. The
-    setting is the thread's, so that whoever computes in it afterwards must find it as it was; it is to be
-    made before torch starts the threads that inherit it.
-
-    Memory is kept when it is freed. A step asks for the same tensors as the one before, and the C library
-    gives each large one back to the kernel, which clears its pages anew: more than half of the baseline
-    CNN's time and a sixth of DenseNet-121's.
+    Freed memory is kept. Numbers too small for the normal form are zero: they cost a hundred times as much
+    and mean nothing. The setting is the thread's, so that whoever computes in it afterwards must find it as
+    it was; it is to be made before torch starts the threads that inherit it.
     """
     torch.set_flush_denormal(True)
-    _keep_freed_memory(True)
     try:
-        yield
+        with everything_kept():
+            yield
     finally:
         torch.set_flush_denormal(False)
-        _keep_freed_memory(False)
-
-
-# mallopt(3), glibc's malloc.h; other C libraries have no `mallopt` or ignore it.
-_TRIM_THRESHOLD, _MAPPINGS_AT_MOST = -1, -4
-_TRIM_THRESHOLD_BYTES, _MAPPINGS = 128 << 10, 65536
-
-
-def _keep_freed_memory(keep: bool) -> None:
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_MAPPINGS_AT_MOST, 0 if keep else _MAPPINGS)
-        library.mallopt(_TRIM_THRESHOLD, -1 if keep else _TRIM_THRESHOLD_BYTES)
-    if not keep and hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
 
 
 def _processor(field: str) -> str:
