@@ -59,6 +59,9 @@ class TrainingSettings(_Part):
     sampling: Literal["natural", "balanced"] = "natural"
     """`natural`: every film as often as another, COVID films weighted in the loss; `balanced`: drawn by
     `tasks.strata`, none weighted."""
+    opacity_share: float | None = Field(default=None, ge=0, le=1)
+    """Of the films without COVID that `balanced` draws, those that show an opacity: what COVID has to be told
+    from."""
     leave_out: tuple[str, ...] = ()
     """Origins not learnt from, to ask what the network makes of a source that it has never seen."""
     average: float = Field(default=0.98, ge=0, lt=1)

@@ -103,11 +103,15 @@ class TaskLoss(nn.Module):
         return (mean_T * self.weights_T).sum()
 
 
-def strata(rows: Sequence[Row]) -> NDArray[np.float64]:
+def strata(rows: Sequence[Row], opacity_share: float | None = None) -> NDArray[np.float64]:
     """Chance `(N,)` of each film to be drawn, so that source, view and opacity tell less about the class.
 
     Both classes get half. Within a class every stratum gets the square root of its size: COVID films by
     origin, the others by opacity and view, since COVID films are mostly AP and show opacities.
+
+    Args:
+        rows: the films that are learnt from.
+        opacity_share: of the films without COVID those that show an opacity; by their number if None.
     """
     keys = [
         (True, row.origin) if row.positive else (False, f"{row.origin} {opacity_of(row)} {is_ap(row)}")
@@ -116,6 +120,10 @@ def strata(rows: Sequence[Row]) -> NDArray[np.float64]:
     _, index_N, counts_S = np.unique([f"{p:d}{k}" for p, k in keys], return_inverse=True, return_counts=True)
     chances_N = np.asarray(counts_S[index_N] ** -0.5, np.float64)
     positive_N = np.array([row.positive for row in rows])
+    if opacity_share is not None:
+        opaque_N = np.array([opacity_of(row) is True for row in rows]) & ~positive_N
+        for part_N, share in ((opaque_N, opacity_share), (~opaque_N & ~positive_N, 1 - opacity_share)):
+            chances_N[part_N] *= share / max(chances_N[part_N].sum(), np.finfo(float).tiny)
     for class_N in (positive_N, ~positive_N):
         chances_N[class_N] /= 2 * chances_N[class_N].sum()
     return chances_N

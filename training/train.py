@@ -124,7 +124,7 @@ class _Views:
         self._inputs_NHW, self._targets_NT, self._settings = inputs_NHW, tasks.targets(rows), settings
         self._size, self._films_NHW = 0, inputs_NHW
         balanced = settings.sampling == "balanced"
-        self._chances_N = tasks.strata(rows) if balanced else None
+        self._chances_N = tasks.strata(rows, settings.opacity_share) if balanced else None
         self._count = settings.films_per_epoch if balanced else min(settings.films_per_epoch, len(rows))
         self.steps = math.ceil(self._count / settings.batch)
 
