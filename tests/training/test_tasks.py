@@ -73,6 +73,16 @@ def test_both_classes_are_drawn_alike_and_small_sources_more_often(row):
     assert chances_N[100] > chances_N[101]
 
 
+def test_so_many_of_the_other_films_show_an_opacity(row):
+    """The share is that of the films without COVID, whatever their numbers; a class without one still sums up."""
+    covid = [dataclasses.replace(row, origin="hannover", positive=True) for _ in range(5)]
+    opaque, clear = [nih(row, "Edema")] * 3, [nih(row)] * 40
+    chances_N = tasks.strata([*covid, *opaque, *clear], opacity_share=0.85)
+    assert chances_N[:5].sum() == pytest.approx(0.5)
+    assert chances_N[5:8].sum() == pytest.approx(0.5 * 0.85)
+    assert tasks.strata([*covid, *clear], opacity_share=0.85)[5:].sum() == pytest.approx(0.5)
+
+
 def test_only_the_network_is_served():
     """The other tasks' heads leave the served logit as it was."""
     torch.manual_seed(0)
