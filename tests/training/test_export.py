@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import openvino
@@ -179,10 +181,11 @@ def test_a_model_that_decides_nothing_is_not_exported(model, evaluation, tmp_pat
 
 def test_an_old_evaluation_still_loads(evaluation):
     """One from before calibration was measured loads, and its card leaves those sections out."""
-    old = evaluation.model_dump(mode="json", exclude={"calibration", "predictive_values"})
+    old = evaluation.model_dump(mode="json", exclude={"calibration", "predictive_values", "views"})
     loaded = Evaluation.model_validate(old)
     assert loaded.calibration == ()
-    assert card_sections.calibration(loaded) == card_sections.predictive_values(loaded) == ""
+    sections = (card_sections.calibration, card_sections.predictive_values, card_sections.views)
+    assert {section(loaded) for section in sections} == {""}
 
 
 def test_the_card_of_the_shipped_bundle_can_be_written():
@@ -204,6 +207,24 @@ def test_the_card_shows_calibration_and_what_a_result_is_worth(bundle, evaluatio
         assert f"| test | {point.name} |" in card
     assert "Maps, tested" not in card
     assert "## Tried" not in card
+
+
+def test_the_card_shows_what_the_projection_gives_away(rows):
+    """Where COVID films are AP and the others PA, the view alone is perfect and no pair is left."""
+    learnt = [row for row in rows if row.trainable]
+    held = [
+        dataclasses.replace(row, view="AP" if row.positive else "PA") for row in rows if not row.trainable
+    ]
+    mixed = [dataclasses.replace(row, view="PA") for row in held[::2]] + held[1::2]
+    random, flat_N8 = np.random.default_rng(0), np.zeros((len(rows), 8))
+    for told, alone in ((held, True), (mixed, False)):
+        whole = [*learnt, *told]
+        logits_N = random.normal(0, 1, len(whole)).astype(np.float32)
+        views = evaluate(whole, logits_N, flat_N8, "c0ffee").views
+        assert bool(views) is not alone
+        for found in views:
+            assert found.ap_of_negative == 0
+            assert found.view_auroc.value == pytest.approx((1 + found.ap_of_positive) / 2)
 
 
 EXAMPLE = """

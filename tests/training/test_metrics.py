@@ -18,6 +18,19 @@ def test_auroc_is_the_share_of_ordered_pairs():
     assert metrics.auroc(LABELS, SCORES) == pytest.approx(15 / 16)
 
 
+def test_within_strata_only_pairs_of_one_stratum_count():
+    """A score that tells the strata apart and nothing else is worth a half within them."""
+    strata = np.array(["pa", "pa", "pa", "ap", "pa", "ap", "ap", "ap"])
+    of_stratum = (strata == "ap").astype(float)
+    assert metrics.auroc(LABELS, of_stratum) == pytest.approx(0.75)
+    assert metrics.auroc_within(LABELS, of_stratum, strata) == pytest.approx(0.5)
+    # Three pairs among the PA films, three among the AP films, all in order.
+    assert metrics.auroc_within(LABELS, SCORES, strata) == pytest.approx(1)
+    assert np.isnan(metrics.auroc_within(LABELS, SCORES, LABELS.astype(str)))
+    found = metrics.bootstrap_within(LABELS, SCORES, strata, np.array([f"p{i}" for i in range(8)]))
+    assert found.value == found.high == pytest.approx(1)
+
+
 def test_operating_points_keep_what_they_promise():
     """Each threshold gives the sensitivity and specificity that stand beside it, and lies between scores."""
     points = metrics.operating_points(LABELS, SCORES, "dev")

@@ -74,7 +74,7 @@ def test_both_classes_are_drawn_alike_and_small_sources_more_often(row):
 
 
 def test_so_many_of_the_other_films_show_an_opacity(row):
-    """The share is that of the films without COVID, whatever their numbers; a class without one still sums up."""
+    """The share is that of the films without COVID, whatever their numbers; without one it still sums up."""
     covid = [dataclasses.replace(row, origin="hannover", positive=True) for _ in range(5)]
     opaque, clear = [nih(row, "Edema")] * 3, [nih(row)] * 40
     chances_N = tasks.strata([*covid, *opaque, *clear], opacity_share=0.85)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from training.bundle.card_sections import calibration, maps, predictive_values, tried, who_must_not_rely
+from training.bundle.card_sections import (
+    calibration,
+    maps,
+    predictive_values,
+    tried,
+    views,
+    who_must_not_rely,
+)
 from training.bundle.provenance import Provenance, RunRecord
 from training.evaluation.evaluate import Figures
 from training.settings import TrainingSettings
@@ -64,7 +71,7 @@ On `dev` these figures are optimistic, because the points were chosen there. Tra
 {run.positive_weight:.3f} (negatives over positives). A probability is calibrated to `dev`, where COVID-19 is common,
 and to nothing else.
 
-{calibration(made.evaluation)}{predictive_values(made.evaluation)}{maps(made.explanation)}{tried(made.candidates)}## Data learnt from
+{views(made.evaluation)}{calibration(made.evaluation)}{predictive_values(made.evaluation)}{maps(made.explanation)}{tried(made.candidates)}## Data learnt from
 Only films of split `train` with the licence class `permissive` or `repo-claimed CC BY 4.0`. No film is part
 of this bundle; the golden cases are generated phantoms.
 
@@ -116,9 +123,11 @@ def _against_floor(all_figures: Iterable[Figures]) -> str:
 def _drawn(settings: TrainingSettings) -> str:
     if settings.sampling == "natural":
         return "Every film was drawn as often as another, and COVID films weighed more in the loss."
+    share = settings.opacity_share
+    opaque = "" if share is None else f" Of the others, {share:.0%} show an opacity that is not COVID-19."
     return (
         "Both classes were drawn alike. Within one, films of small strata came more often: COVID films by "
-        "origin, the others by opacity and view, since COVID films are mostly AP and show opacities."
+        f"origin, the others by opacity and view, since COVID films are mostly AP and show opacities.{opaque}"
     )
 
 
@@ -143,4 +152,5 @@ def _replanned(run: RunRecord) -> str:
 
 
 def _stages(settings: TrainingSettings) -> str:
-    return ", then ".join(f"{stage.epochs} epochs at {stage.size} pixels" for stage in settings.stages)
+    told = ", then ".join(f"{stage.epochs} epochs at {stage.size} pixels" for stage in settings.stages)
+    return f"{told}, the first {settings.head_epochs} for the heads alone" if settings.head_epochs else told

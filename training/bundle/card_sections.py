@@ -48,6 +48,42 @@ Expected calibration error over ten bins of as many films each. Interval: {evalu
 """
 
 
+def views(evaluation: Evaluation) -> str:
+    """What the projection gives away."""
+    if not evaluation.views:
+        return ""
+    lines = _table(
+        (
+            "rows",
+            "films (COVID)",
+            "AP of COVID",
+            "AP of the others",
+            "AUROC of the view",
+            "AUROC within a view",
+        ),
+        (
+            (
+                part.rows,
+                f"{part.films} ({part.positive})",
+                f"{part.ap_of_positive:.0%}",
+                f"{part.ap_of_negative:.0%}",
+                str(part.view_auroc),
+                str(part.within_auroc),
+            )
+            for part in evaluation.views
+        ),
+    )
+    return f"""## Bedside films
+A film taken at the bedside is AP, and who is ill lies in bed: where COVID films are AP more often than the
+others, whoever calls every AP film positive scores well without looking at one. `AUROC of the view` is that;
+`AUROC within a view` is the network's over pairs of films of one projection, and the better guide to what it
+sees. Films of known projection only. Interval: {evaluation.interval}.
+
+{lines}
+
+"""
+
+
 def predictive_values(evaluation: Evaluation) -> str:
     """What a result is worth, by prevalence."""
     if not evaluation.predictive_values:

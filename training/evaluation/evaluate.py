@@ -15,6 +15,7 @@ from training.evaluation.floor import fit_floor
 from training.evaluation.metrics import Estimate
 from training.films import datasets
 from training.films.datasets import TRAINABLE_LICENCES, Row
+from training.tasks import is_ap
 from worker.bundle import OperatingPoint
 
 UNSEEN = "srcbal, every patient not learnt from"
@@ -38,6 +39,24 @@ class Figures(BaseModel):
     brier: float
 
 
+class ViewFigures(BaseModel):
+    """What the projection (AP or PA) gives away on one set of rows, and what is left within one."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    rows: str
+    films: int
+    """Of which the projection is known."""
+    positive: int
+    ap_of_positive: float
+    """Share of AP among the COVID films."""
+    ap_of_negative: float
+    view_auroc: Estimate
+    """Of calling AP films positive, without looking at any."""
+    within_auroc: Estimate
+    """The network's, over pairs of films of the same projection."""
+
+
 class Evaluation(BaseModel):
     """The outcome of `evaluate`, written as `evaluation.json` into the run directory."""
 
@@ -53,6 +72,8 @@ class Evaluation(BaseModel):
     """On `dev`, `test` and every `srcbal` film not learnt from; empty in older evaluations."""
     predictive_values: tuple[PredictiveValue, ...] = ()
     """On the same rows but `dev`, where the points were chosen."""
+    views: tuple[ViewFigures, ...] = ()
+    """On `test` and every `srcbal` film not learnt from; empty in older evaluations."""
     interval: Literal["95 % percentile bootstrap over patients"] = "95 % percentile bootstrap over patients"
 
 
@@ -102,6 +123,12 @@ def evaluate(
             if name != "dev"
             for value in predictive_values(name, labels_N[set_N], scores_N[set_N], patients_N[set_N], points)
         ),
+        views=tuple(
+            found
+            for name in calibrated
+            if name != "dev"
+            and (found := _within_views(name, rows, sets[name], labels_N, scores_N, patients_N))
+        ),
     )
 
 
@@ -125,6 +152,31 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
         "srcbal, dev and test": (split["dev"] | split["test"]) & balanced,
         UNSEEN: balanced & unseen,
     }
+
+
+def _within_views(  # noqa: PLR0917 (parallel columns of one table)
+    name: str,
+    rows: Sequence[Row],
+    set_N: NDArray[np.bool_],
+    labels_N: NDArray[np.bool_],
+    scores_N: metrics.Scores,
+    patients_N: NDArray[np.str_],
+) -> ViewFigures | None:
+    """None where no two films of both classes share a projection."""
+    known_N = set_N & np.array([is_ap(row) is not None for row in rows])
+    labels, patients = labels_N[known_N], patients_N[known_N]
+    ap = np.array([bool(is_ap(row)) for row in rows])[known_N]
+    if not any(0 < labels[ap == view].sum() < (ap == view).sum() for view in (True, False)):
+        return None
+    return ViewFigures(
+        rows=name,
+        films=len(labels),
+        positive=int(labels.sum()),
+        ap_of_positive=float(ap[labels].mean()),
+        ap_of_negative=float(ap[~labels].mean()),
+        view_auroc=metrics.bootstrap(metrics.auroc, labels, ap.astype(float), patients),
+        within_auroc=metrics.bootstrap_within(labels, scores_N[known_N], ap.astype(str), patients),
+    )
 
 
 def _measure(  # noqa: PLR0917 (parallel columns of one table)

@@ -91,6 +91,35 @@ def draws(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) -> I
         yield np.repeat(places, counts_N)
 
 
+def auroc_within(labels_N: Labels, scores_N: Scores, strata_N: NDArray[np.str_]) -> float:
+    """The chance that a positive film outranks a negative one of its stratum; NaN where no two share one."""
+    excess = pairs = 0.0
+    for stratum in np.unique(strata_N):
+        labels_S, scores_S = labels_N[strata_N == stratum], scores_N[strata_N == stratum]
+        if count := float(labels_S.sum() * (~labels_S).sum()):
+            excess += count * auroc(labels_S, scores_S)
+            pairs += count
+    return excess / pairs if pairs else float("nan")
+
+
+def bootstrap_within(
+    labels_N: Labels,
+    scores_N: Scores,
+    strata_N: NDArray[np.str_],
+    patients_N: NDArray[np.str_],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """`auroc_within` with its 95 % percentile interval over resampled patients."""
+    drawn = [
+        auroc_within(labels_N[chosen], scores_N[chosen], strata_N[chosen])
+        for chosen in draws(labels_N, patients_N, seed=seed)
+    ]
+    return estimate(
+        auroc_within(labels_N, scores_N, strata_N), [value for value in drawn if not np.isnan(value)]
+    )
+
+
 def bootstrap_mean(values_N: Scores, patients_N: NDArray[np.str_], *, seed: int = 0) -> Estimate:
     """The mean of a figure of each film, with its 95 % interval over resampled patients."""
     random = np.random.default_rng(seed)
