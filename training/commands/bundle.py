@@ -91,9 +91,12 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
     rows = datasets.read_rows(data)
     evaluation = _evaluation(run, rows)
     model = load_network(run)
+    record = RunRecord.model_validate_json((run / CONFIGURATION).read_bytes())
+    # Of a mean the runs come first, see the card: `bundle` would train one of its own.
+    verb = "export" if record.mean_of else "bundle"
     provenance = Provenance(
-        command=f"python -m training bundle --data {data} --run {run} --version {version}",
-        run=RunRecord.model_validate_json((run / CONFIGURATION).read_bytes()),
+        command=f"python -m training {verb} --data {data} --run {run} --version {version}",
+        run=record,
         sources=sources_of(rows),
         evaluation=evaluation,
         explanation=read_explanation(run, evaluation.checkpoint_sha256, evaluation.data_sha256),
