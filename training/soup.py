@@ -22,7 +22,7 @@ from training.films import datasets
 from training.films.datasets import Row
 from training.networks.densenet import DenseNet121
 from training.networks.importers import RANDOM
-from training.train import CHECKPOINT, CONFIGURATION, pixels
+from training.train import CHECKPOINT, CONFIGURATION, pixels, require_over
 
 _BATCH = 16
 
@@ -44,6 +44,8 @@ def average_runs(
     """
     if len(runs) < 2:
         raise ConfigurationError("A mean needs two runs at least.")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ConfigurationError("A run of the mean is named twice.")
     records = [_record(run) for run in runs]
     first = records[0]
     for run, record in zip(runs, records, strict=True):
@@ -54,7 +56,7 @@ def average_runs(
     network = tasks.MultiTask(DenseNet121())
     total: dict[str, Tensor] = {}
     for run in runs:
-        checkpoint.load_average(run / CHECKPOINT, network)
+        require_over(checkpoint.load_average(run / CHECKPOINT, network), run)
         for name, tensor in network.state_dict().items():
             total[name] = total[name] + tensor if name in total else tensor.clone()
     mean = {

@@ -79,11 +79,20 @@ def load_network(run: Path) -> DenseNet121:
     """The averaged network of a run, without the heads that only taught it.
 
     Raises:
-        ConfigurationError: there is no checkpoint, or it is of another network.
+        ConfigurationError: there is no checkpoint, it is of another network, or the run is not over.
     """
     network = DenseNet121()
-    checkpoint.load_average(run / CHECKPOINT, tasks.MultiTask(network))
+    require_over(checkpoint.load_average(run / CHECKPOINT, tasks.MultiTask(network)), run)
     return network
+
+
+def require_over(metadata: dict[str, object], run: Path) -> None:
+    """Refuse a run that is not over. Raises `ConfigurationError`."""
+    record, epochs = _made(metadata, run)
+    if epochs < record.settings.epochs:
+        raise ConfigurationError(
+            f"The run {run} is not over: {epochs} of {record.settings.epochs} epochs are done."
+        )
 
 
 @torch.inference_mode()
@@ -219,13 +228,29 @@ def _begin(
     if not path.exists():
         return record, 0
     metadata, tensors = checkpoint.read_checkpoint(path)
-    epochs, before = int(str(metadata["epochs"])), RunRecord.model_validate(metadata["run"])
+    before, epochs = _made(metadata, path.parent)
     if before.data != record.data or not settings.goes_on(before.settings, epochs):
         raise ConfigurationError(
             f"The run {path.parent} has other settings or films: choose a new directory."
         )
-    if epochs < settings.epochs:
-        checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
+    if epochs == settings.epochs:
+        return before, epochs
+    if before.precision != record.precision:
+        raise ConfigurationError(
+            f"The run {path.parent} was begun in {before.precision}, and this machine computes in "
+            f"{record.precision}: go on where it began, or choose a new directory."
+        )
+    checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
     anew = before.planned_anew + ((epochs,) if before.settings != settings else ())
-    kept = {"planned_anew": anew, "mean_of": before.mean_of, "init": before.init}
+    # Of the code that began it and the code that went on, where they are two.
+    commits = before.commit if record.commit in before.commit else f"{before.commit}, {record.commit}"
+    kept = {"planned_anew": anew, "mean_of": before.mean_of, "init": before.init, "commit": commits}
     return record.model_copy(update=kept), epochs
+
+
+def _made(metadata: dict[str, object], run: Path) -> tuple[RunRecord, int]:
+    """What a checkpoint says of itself. Raises `ConfigurationError` where it is not of such a run."""
+    try:
+        return RunRecord.model_validate(metadata["run"]), int(str(metadata["epochs"]))
+    except (KeyError, ValueError):
+        raise ConfigurationError(f"The checkpoint of {run} is of another version or network.") from None

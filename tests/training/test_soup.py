@@ -65,7 +65,8 @@ def test_what_did_not_begin_alike_has_no_mean(began, tmp_path):
     for members, sentence in (
         ([folder / "1"], "needs two runs"),
         ([folder / "1", folder / "random"], "random did not begin with the same weights"),
-        ([folder / "random", folder / "random"], "did not begin with the same weights"),
+        ([folder / "random", folder / "1"], "did not begin with the same weights"),
+        ([folder / "1", folder / "2" / ".." / "1"], "named twice"),
         ([folder / "1", folder / "absent"], "no run in"),
     ):
         with pytest.raises(ConfigurationError, match=sentence):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from dicom_node.errors import ConfigurationError
-from training import checkpoint
+from training import checkpoint, tasks
 from training.bundle.provenance import RunRecord
+from training.device import best_device
 from training.films import datasets
 from training.networks.densenet import DenseNet121
 from training.settings import Stage, TrainingSettings, read_settings
-from training.train import CHECKPOINT, CONFIGURATION, LOG, train
+from training.train import CHECKPOINT, CONFIGURATION, LOG, load_network, train
 
 pytestmark = pytest.mark.training
 
@@ -101,6 +103,37 @@ def test_the_rate_rises_and_falls():
     assert rates[0] == pytest.approx(1e-5)
     assert rates[3] == pytest.approx(1e-5)
     assert rates[1] > rates[2] > rates[3]
+
+
+def test_a_run_that_is_not_over_is_not_used(trained, tmp_path):
+    """Its network is no result; the sentence says how far it is."""
+    metadata, _ = checkpoint.read_checkpoint(trained[2] / CHECKPOINT)
+    network = tasks.MultiTask(DenseNet121())
+    checkpoint.write_average(tmp_path / CHECKPOINT, network, metadata | {"epochs": 1})
+    with pytest.raises(ConfigurationError, match="is not over: 1 of 2 epochs"):
+        load_network(tmp_path)
+    checkpoint.write_average(tmp_path / CHECKPOINT, network, {"system": "resnet-18"})
+    with pytest.raises(ConfigurationError, match="of another version or network"):
+        load_network(tmp_path)
+
+
+def test_a_run_keeps_who_made_it(trained, tmp_path, monkeypatch):
+    """Looked at again it is what it was; gone on with, it names both codes; another precision is refused."""
+    rows, inputs_NHW, run = trained
+    (tmp_path / CHECKPOINT).write_bytes((run / CHECKPOINT).read_bytes())
+    made = RunRecord.model_validate_json((run / CONFIGURATION).read_bytes())
+    monkeypatch.setattr("training.train.commit", lambda: "another")
+    train(SETTINGS, rows, inputs_NHW, tmp_path)
+    assert RunRecord.model_validate_json((tmp_path / CONFIGURATION).read_bytes()) == made
+    longer = SETTINGS.model_copy(update={"stages": (*SETTINGS.stages, Stage(size=32, epochs=1))})
+    other = dataclasses.replace(best_device(), half=made.precision == "float32")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.train.best_device", lambda: other)
+        with pytest.raises(ConfigurationError, match="was begun in"):
+            train(longer, rows, inputs_NHW, tmp_path)
+    train(longer, rows, inputs_NHW, tmp_path)
+    record = RunRecord.model_validate_json((tmp_path / CONFIGURATION).read_bytes())
+    assert record.commit == f"{made.commit}, another"
 
 
 def test_the_heads_may_learn_first(trained, tmp_path):

@@ -67,8 +67,8 @@ of `dev`, whatever their licence. In use: `{manifest.operating_point.name}`.
 |---|---|---|---|
 {_lines(map(_point, manifest.operating_points))}
 
-On `dev` these figures are optimistic, because the points were chosen there. Training used a positive weight of
-{run.positive_weight:.3f} (negatives over positives). A probability is calibrated to `dev`, where COVID-19 is common,
+On `dev` these figures are optimistic, because the points were chosen there. {_weighed(run)}
+A probability is calibrated to `dev`, where COVID-19 is common,
 and to nothing else.
 
 {views(made.evaluation)}{calibration(made.evaluation)}{predictive_values(made.evaluation)}{maps(made.explanation)}{tried(made.candidates)}## Data learnt from
@@ -85,7 +85,7 @@ A licence that a repository claims is that repository's claim; the originals bel
 - DenseNet-121, the grey input repeated to three channels, one logit behind global average pooling; recipe
   `{manifest.recipe}`, {manifest.size} x {manifest.size} pixels.
 - {_stages(settings)}; {settings.films_per_epoch} films an epoch, batch {settings.batch}
-  (each film was seen {_views(run, covid + noncovid)} times), AdamW {settings.learning_rate:g} in one cycle,
+  (on average a film was seen {_views(run, covid + noncovid)} times), AdamW {settings.learning_rate:g} in one cycle{_heads(settings)},
   exponential average of weights ({settings.average:g}), seed {settings.seed}, activations in {run.precision}.
 - {_drawn(settings)}
 - {_taught(settings)}
@@ -107,6 +107,16 @@ def _figures(figures: Figures) -> str:
     cells = (figures.auroc, figures.floor_auroc, figures.sensitivity, figures.specificity)
     row = " | ".join(map(str, cells))
     return f"| {figures.rows} | {figures.films} ({figures.positive}) | {row} | {figures.brier:.3f} |"
+
+
+def _weighed(run: RunRecord) -> str:
+    if run.settings.sampling == "balanced":
+        return "Training drew both classes alike and weighted neither."
+    return f"Training used a positive weight of {run.positive_weight:.3f} (negatives over positives)."
+
+
+def _heads(settings: TrainingSettings) -> str:
+    return f" after {10 * settings.learning_rate:g} for the heads alone" if settings.head_epochs else ""
 
 
 def _views(run: RunRecord, films: int) -> str:

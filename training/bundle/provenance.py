@@ -66,9 +66,10 @@ class Provenance(_Part):
     """What was tried for this network."""
 
 
-def sources_of(rows: Sequence[Row]) -> tuple[Source, ...]:
-    """The films learnt from, counted by origin and licence."""
-    counts = Counter((row.origin, row.licence, row.positive) for row in datasets.trainable(rows))
+def sources_of(rows: Sequence[Row], leave_out: Sequence[str] = ()) -> tuple[Source, ...]:
+    """The films learnt from, counted by origin and licence; without those of the origins left out."""
+    learnt = [row for row in datasets.trainable(rows) if row.origin not in leave_out]
+    counts = Counter((row.origin, row.licence, row.positive) for row in learnt)
     return tuple(
         Source(
             origin=origin,

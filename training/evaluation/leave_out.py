@@ -111,11 +111,16 @@ def _learnt(rows: Sequence[Row], left_out: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _asked(rows: Sequence[Row], left_out: Sequence[str]) -> NDArray[np.bool_]:
-    """COVID films of the origins left out and other films of the web, of patients not learnt from."""
+    """COVID films of the origins left out and other films of the web, of patients not learnt from.
+
+    None of `test`: what chooses a candidate must not be what it is judged by.
+    """
     learnt = {row.patient_group for row in rows if row.trainable and row.origin not in left_out}
     return np.array(
         [
-            row.origin in (left_out if row.positive else WEB) and row.patient_group not in learnt
+            row.split != "test"
+            and row.origin in (left_out if row.positive else WEB)
+            and row.patient_group not in learnt
             for row in rows
         ]
     )

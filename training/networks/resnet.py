@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -14,8 +15,11 @@ class ResNet18(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.network = resnet18(weights=None, num_classes=1)
+        self.head, self.network.fc = self.network.fc, nn.Identity()
 
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Logits `(B,)` of films `(B, 1, H, W)` in [0, 1]."""
-        logits_B: Tensor = self.network(normalise(pixels_B1HW))[:, 0]
+        pooled_BD = self.network(normalise(pixels_B1HW)).float()
+        with torch.autocast(pooled_BD.device.type, enabled=False):  # bfloat16 logits would tie
+            logits_B: Tensor = self.head(pooled_BD)[:, 0]
         return logits_B
