@@ -114,6 +114,25 @@ def test_output_that_cannot_be_dropped_stops_no_other(tmp_path):
         assert not other.path.exists()
 
 
+def test_stubborn_outputs_in_front_keep_back_no_other(tmp_path, monkeypatch):
+    """However many files the disk does not let go, the outputs behind them are dropped at the same look."""
+    monkeypatch.setattr("worker.office._OUTPUTS", 2)
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    with open_ledger(settings, migrate=True) as ledger:
+        *stubborn, good = written(ledger, spool, "1.2.840.1", heatmaps=2)
+        for one in stubborn:
+            one.path.unlink()
+            (one.path / "in the way").mkdir(parents=True)
+        for one in ledger.due_deliveries("pacs", 10):
+            ledger.deliveries_sent({one.delivery_id: 0x0000})
+            ledger.delivery_verified(one.delivery_id)
+        Office(settings, ledger).drop_outputs()
+        assert [one.path for one in ledger.outputs_to_drop()] == [one.path for one in stubborn]
+        assert not good.path.exists()
+
+
 def test_who_had_work_gathers_before_the_next_step():
     """After a step with work comes the longer pause, so that the next association carries more."""
     waits = []
