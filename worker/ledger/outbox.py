@@ -30,6 +30,9 @@ class DroppableOutput:
 class Outbox(Store):
     """The exact bytes of an output are kept until no destination can ask for them again."""
 
+    _recorded: frozenset[str] = frozenset()
+    """Names that the last look found recorded: rows of outputs stay for ever, so they still are."""
+
     def outputs_to_drop(
         self, *, trusted: Collection[str] = (), limit: int = 1000, after: int = 0
     ) -> list[DroppableOutput]:
@@ -62,8 +65,10 @@ class Outbox(Store):
         """Those of the outbox's files (`<SOPInstanceUID>_<sha256>.dcm`) that no output names.
 
         By name, not by path: a spool may be mounted elsewhere than where it was when they were recorded.
+        One that was found recorded is not asked for again while it is among the paths of every look.
         """
-        waiting = list(paths)
+        found, recorded = list(paths), self._recorded
+        waiting = [path for path in found if path.name not in recorded]
         unrecorded: list[Path] = []
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
@@ -72,6 +77,7 @@ class Outbox(Store):
             with self._reading() as connection:
                 known = {f"{row.sop_instance_uid}_{row.sha256}.dcm" for row in connection.execute(named)}
             unrecorded += [path for path in chunk if path.name not in known]
+        self._recorded = frozenset(path.name for path in found) - {path.name for path in unrecorded}
         return unrecorded
 
     def outputs_dropped(self, sop_instance_uids: Sequence[str]) -> None:
