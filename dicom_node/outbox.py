@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -55,7 +56,16 @@ class Outbox:
 
     def kept(self, *, before: datetime) -> Iterator[Path]:
         """The outputs that were kept before a moment."""
-        for path in self._directory.glob("*/*.dcm"):
-            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
-                if _NAME.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
-                    yield path
+        moment = before.timestamp()
+        for study in _listed(self._directory):
+            for entry in _listed(study) if study.is_dir() else ():
+                with contextlib.suppress(FileNotFoundError):  # dropped meanwhile
+                    if _NAME.fullmatch(entry.name) and entry.stat().st_mtime < moment:
+                        yield Path(entry.path)
+
+
+def _listed(directory: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    # Gone meanwhile, or not ours to read: the next look may find more.
+    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(directory) as entries:
+        return list(entries)
+    return []

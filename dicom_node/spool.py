@@ -162,6 +162,20 @@ class Spool:
             log.warning("files_not_ours_ignored", study=study_instance_uid, files=strays)
         return sorted(found, key=lambda instance: (instance.received_at, instance.path.name))
 
+    def count(self, study_instance_uid: str) -> int:
+        """How many objects of a study there are, by their names alone; none where the study is unknown.
+
+        Raises:
+            OSError: the machine does not give us the directory.
+        """
+        if not is_valid_uid(study_instance_uid):
+            return 0
+        try:
+            with os.scandir(self._studies / study_instance_uid) as entries:
+                return sum(_NAME.fullmatch(entry.name) is not None for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
     def remove(self, paths: Sequence[Path]) -> None:
         """Remove objects of one study, durably; those that are gone are fine.
 

@@ -35,6 +35,7 @@ _LONGEST_PAUSE = 30.0
 _ABANDONED = timedelta(hours=1)
 """Far longer than a worker holds a claim: what is older and not recorded will not be."""
 
+_OUTPUTS = 1000
 _HEARTBEAT_SECONDS = 2.0
 _WALK_SECONDS = 2.0
 _AUDIT_SECONDS = 1.0
@@ -163,16 +164,22 @@ class Office:
 
     def drop_outputs(self) -> None:
         """Remove the bytes of outputs that every destination has answered for."""
-        dropped: list[str] = []
+        last = 0
         trusted = [one.name for one in self._settings.destinations if one.verify == "none"]
-        for output in self._ledger.outputs_to_drop(trusted=trusted):
-            try:
-                self._spool.outbox.drop(output.path)
-            except (OSError, ValueError) as error:
-                log.error("output_not_dropped", object=output.sop_instance_uid, error=type(error).__name__)
-            else:
-                dropped.append(output.sop_instance_uid)
-        self._ledger.outputs_dropped(dropped)
+        while waiting := self._ledger.outputs_to_drop(trusted=trusted, limit=_OUTPUTS, after=last):
+            last = waiting[-1].output_id
+            dropped: list[str] = []
+            refused: list[dict[str, str]] = []
+            for output in waiting:
+                try:
+                    self._spool.outbox.drop(output.path)
+                except (OSError, ValueError) as error:
+                    refused.append({"object": output.sop_instance_uid, "error": type(error).__name__})
+                else:
+                    dropped.append(output.sop_instance_uid)
+            self._ledger.outputs_dropped(dropped)
+            if refused:
+                log.error("output_not_dropped", **refused[0], objects=len(refused))
 
     def sweep(self) -> None:
         """Remove what a worker was writing, or kept, and did not live to record."""

@@ -20,8 +20,15 @@ class Remembered(Generic[T]):
         self._answers: list[tuple[float, T]] = []
 
     def __call__(self) -> T:
-        """The last answer while it is fresh, else a new one; what asking raises is raised and not kept."""
-        with self._asking:
+        """The last answer while it is fresh, else a new one; what asking raises is raised and not kept.
+
+        While another thread asks it is the last answer too: a scrape does not wait for the one before it.
+        """
+        if not self._asking.acquire(blocking=not self._answers):
+            return self._answers[0][1]
+        try:
             if not self._answers or time.monotonic() - self._answers[0][0] >= self._seconds:
                 self._answers = [(time.monotonic(), self._ask())]
             return self._answers[0][1]
+        finally:
+            self._asking.release()

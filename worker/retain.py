@@ -6,6 +6,7 @@ finishes it. A full disk makes nothing go earlier: the node then answers A700.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import groupby
 
@@ -43,43 +44,52 @@ class Retainer:
 
         None that the spool holds an unregistered image of: that will want the others beside it.
         """
-        found = self._ledger.purgeable(self._rule())
-        return [one for one in found if self._is_registered(one.study_instance_uid)]
+        return [one for page in self._pages() for one in page]
 
     def purge(self) -> int:
         """Let everything go that may; return how many files it was."""
-        going = [one.study_instance_uid for one in self.candidates()]
         files = 0
-        for start in range(0, len(going), _STUDIES):
-            files += self._ledger.purge(going[start : start + _STUDIES], self._rule())
-            self.finish()
+        for page in self._pages():
+            if page:
+                files += self._ledger.purge([one.study_instance_uid for one in page], self._rule())
+                self.finish()
         if files:
             log.info("films_purged", files=files)
         return files
 
     def finish(self) -> None:
         """Remove the files of which it is recorded that they go."""
-        while True:
-            leaving = self._ledger.leaving(limit=_FILES)
+        last: LeavingFile | None = None
+        while leaving := self._ledger.leaving(limit=_FILES, after=last):
+            last = leaving[-1]
             gone: list[LeavingFile] = []
-            for _, files in groupby(leaving, key=lambda one: one.path.parent):
-                gone += self._remove(list(files))
+            refused: list[dict[str, str]] = []
+            for study, files in groupby(leaving, key=lambda one: one.path.parent.name):
+                going = list(files)
+                try:
+                    self._spool.remove([one.path for one in going])
+                except (OSError, ValueError) as error:
+                    refused.append({"study": study, "error": type(error).__name__})
+                else:
+                    gone += going
             self._ledger.removed(gone)
-            if not gone:
-                return
+            if refused:
+                # Recorded as going: it is tried again at every look, and stops no other study. One line of
+                # all: a disk that is read-only refuses thousands every few seconds.
+                log.error("film_not_removed", **refused[0], studies=len(refused))
 
-    def _remove(self, files: list[LeavingFile]) -> list[LeavingFile]:
-        try:
-            self._spool.remove([one.path for one in files])
-        except (OSError, ValueError) as error:
-            # Recorded as going: it is tried again at every look, and stops no other study.
-            log.error("film_not_removed", study=files[0].path.parent.name, error=type(error).__name__)
-            return []
-        return files
-
-    def _is_registered(self, study_instance_uid: str) -> bool:
-        kept = self._ledger.registered(study_instance_uid)
-        return len(self._spool.instances(study_instance_uid)) <= kept
+    def _pages(self) -> Iterator[list[PurgeableStudy]]:
+        """The candidates, a transaction's worth at a time: the first go before the last are looked at."""
+        found = self._ledger.purgeable(self._rule())
+        for start in range(0, len(found), _STUDIES):
+            page = found[start : start + _STUDIES]
+            # Before the spool is: what is registered in between makes a study wait, and never go too early.
+            kept = self._ledger.registered_counts([one.study_instance_uid for one in page])
+            yield [
+                one
+                for one in page
+                if self._spool.count(one.study_instance_uid) <= kept.get(one.study_instance_uid, 0)
+            ]
 
     def _rule(self) -> PurgeRule:
         return PurgeRule(

@@ -6,6 +6,7 @@ import os
 import threading
 
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from deploy.pacs import StandInPacs
@@ -52,6 +53,37 @@ def test_outbox_is_swept(tmp_path):
     assert [path.exists() for path in (*recorded, young)] == [True] * (len(recorded) + 1)
     assert not old.exists()
     assert not twin.exists()
+
+
+def test_what_was_found_recorded_is_not_asked_for_again(tmp_path):
+    """A second sweep asks the ledger only about outputs that the first did not find recorded."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    with open_ledger(settings, migrate=True) as ledger:
+        recorded = [output.path for output in written(ledger, spool, "1.2.840.1", heatmaps=49)]
+        for path in recorded:
+            os.utime(path, (0, 0))
+        selects = []
+
+        @event.listens_for(ledger._engine, "before_cursor_execute")
+        def note(connection, cursor, statement, *_):
+            if statement.startswith("SELECT"):
+                selects.append(statement)
+
+        office = Office(settings, ledger)
+        office.sweep()
+        assert len(selects) == 1
+        office.sweep()
+        assert len(selects) == 1
+        late = spool.outbox.keep("1.2.840.1", "1.2.840.1.9", b"late")
+        os.utime(late, (0, 0))
+        recorded[0].unlink()
+        office.sweep()
+        assert len(selects) == 2
+        assert not late.exists()
+        assert len(ledger._recorded) == 49  # no more than the disk holds
+    assert [path.exists() for path in recorded] == [False] + [True] * 49
 
 
 def test_parts_of_dead_workers_are_swept(tmp_path):
@@ -112,6 +144,25 @@ def test_output_that_cannot_be_dropped_stops_no_other(tmp_path):
         assert [one["event"] for one in logs] == ["output_not_dropped"]
         assert [one.path for one in ledger.outputs_to_drop()] == [stubborn.path]
         assert not other.path.exists()
+
+
+def test_stubborn_outputs_in_front_keep_back_no_other(tmp_path, monkeypatch):
+    """However many files the disk does not let go, the outputs behind them are dropped at the same look."""
+    monkeypatch.setattr("worker.office._OUTPUTS", 2)
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    with open_ledger(settings, migrate=True) as ledger:
+        *stubborn, good = written(ledger, spool, "1.2.840.1", heatmaps=2)
+        for one in stubborn:
+            one.path.unlink()
+            (one.path / "in the way").mkdir(parents=True)
+        for one in ledger.due_deliveries("pacs", 10):
+            ledger.deliveries_sent({one.delivery_id: 0x0000})
+            ledger.delivery_verified(one.delivery_id)
+        Office(settings, ledger).drop_outputs()
+        assert [one.path for one in ledger.outputs_to_drop()] == [one.path for one in stubborn]
+        assert not good.path.exists()
 
 
 def test_who_had_work_gathers_before_the_next_step():

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from dicom_node import uids
 from dicom_node.spool import Filed, Spool
 from tests.dicom_node.build import arrival, encoded, film
 from tests.worker.build import Clock, settings_in
-from tests.worker.ledger.conftest import Given
+from tests.worker.ledger.conftest import Given, spooled
 from worker.ledger import Recorded, open_ledger
 from worker.retain import Retainer
 
@@ -149,6 +150,48 @@ def test_stubborn_file_stops_no_other(site, clock):
     assert {"film_not_removed", "films_purged"} <= {one["event"] for one in logs}
     assert [one.path for one in site.ledger.leaving(limit=10)] == [instance.path]
     assert [path.parent.name for path in (site.spool.root / "studies").glob("*/*")] == [STUDY]
+
+
+def test_stubborn_files_in_front_keep_back_no_other(site, clock, monkeypatch):
+    """However many files the disk does not let go, those that were to go after them go at the same look."""
+    monkeypatch.setattr("worker.retain._FILES", 2)
+    for number in range(3):
+        study = f"1.2.840.{number}"
+        instance, _ = site.receive(film(), study=study)
+        site.prove(study)
+        if number < 2:
+            instance.path.unlink()
+            (instance.path / "in the way").mkdir(parents=True)
+    clock.pass_by(8 * DAY)
+    with capture_logs() as logs:
+        site.retainer.step()
+    assert len(site.ledger.leaving(limit=10)) == 2
+    assert len(site.files()) == 2
+    assert [one.get("studies") for one in logs if one["event"] == "film_not_removed"] == [2]
+
+
+def test_first_purge_comes_before_the_last_study_is_looked_at(site, clock, monkeypatch):
+    """A page of studies is looked at and let go, then the next, and no study has a SELECT of its own."""
+    studies = [f"1.2.840.{number}" for number in range(1, 451)]
+    for study in studies:
+        site.ledger.register(study, [replace(spooled(study, f"{study}.1"), received_at=clock.now)])
+        claim = Given(site.ledger).try_claim(study)
+        site.ledger.finish_without_result(claim, Given.finding(claim, by_policy=[f"{study}.1"]))
+        clock.pass_by(0.001)
+    clock.pass_by(8 * DAY)
+    done, selects = [], []
+    look, purge = site.retainer._spool.count, site.ledger.purge
+    monkeypatch.setattr(site.retainer._spool, "count", lambda study: done.append(study) or look(study))
+    monkeypatch.setattr(site.ledger, "purge", lambda page, rule: done.append(len(page)) or purge(page, rule))
+
+    @event.listens_for(site.ledger._engine, "before_cursor_execute")
+    def note(connection, cursor, statement, *_):
+        if statement.startswith("SELECT") and "FROM images" in statement:
+            selects.append(statement)
+
+    assert site.retainer.purge() == 450
+    assert done == [*studies[:200], 200, *studies[200:400], 200, *studies[400:], 50]
+    assert len(selects) <= 1 + 4 * 3
 
 
 def test_only_received_objects_are_removed(site):

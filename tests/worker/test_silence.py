@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
 from tests.worker.build import Clock, settings_in
 from tests.worker.ledger.conftest import spooled
 from worker.ledger import Ledger, open_ledger
+from worker.remembered import Remembered
 from worker.senders import silences
 from worker.silence import SILENT_BELOW, WINDOWS_HOURS, judge, lower_tail
 
@@ -96,3 +100,55 @@ def test_the_ledger_knows_what_is_usual(history):
     assert (silence.hours, silence.observed, silence.usual) == (12, 0, 6.0)
     named = ledger.volumes(WINDOWS_HOURS, weeks=8, without=list(ledger.volumes([24], weeks=8)))
     assert named == {}
+
+
+def test_the_database_counts(tmp_path):
+    """However many studies came, a row a sender and week leaves the database."""
+    asked, clock = [], Clock()
+    with open_ledger(settings_in(tmp_path), migrate=True, clock=clock) as ledger:
+        for number in range(500):
+            study, sender = f"1.2.{number}", f"CT{number % 3}"
+            image = replace(spooled(study, f"{study}.1"), calling_ae=sender)
+            # A second image counts nothing, unless it is of another sender.
+            other = replace(spooled(study, f"{study}.2"), calling_ae="CT0" if number < 30 else sender)
+            ledger.register(study, [image, other])
+            clock.pass_by({0: 86_400, 249: 168 * 3600 - 249}.get(number, 1))
+
+        def note(connection, cursor, statement, parameters, *_):
+            if "FROM" in statement:
+                asked.append((statement, parameters))
+
+        event.listen(ledger._engine, "before_cursor_execute", note)
+        counts = ledger.volumes([1, 4], weeks=1, without=["CT2"])
+        event.remove(ledger._engine, "before_cursor_execute", note)
+        with ledger._reading() as connection:
+            fetched = [connection.exec_driver_sql(*one).all() for one in asked]
+    assert counts == {"CT0": {1: [83, 103], 4: [83, 103]}, "CT1": {1: [84, 83], 4: [84, 83]}}
+    assert sum(map(len, fetched)) <= 1 + 2 * 2
+
+
+def test_nobody_waits_for_who_asks():
+    """While one thread asks anew, another has the last answer."""
+    asking, answer = threading.Event(), threading.Event()
+    answers = iter([1, 2])
+
+    def ask():
+        number = next(answers)
+        if number == 2:
+            asking.set()
+            assert answer.wait(30)
+        return number
+
+    remembered = Remembered(ask, 0.0)
+    assert remembered() == 1
+    told = []
+    first = threading.Thread(target=lambda: told.append(remembered()))
+    first.start()
+    assert asking.wait(30)
+    second = threading.Thread(target=lambda: told.append(remembered()), daemon=True)
+    second.start()
+    second.join(10)
+    assert told == [1]
+    answer.set()
+    first.join(30)
+    assert told == [1, 2]

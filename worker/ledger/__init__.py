@@ -1,7 +1,8 @@
 """The ledger: what was done with every study, and the audit trail of it.
 
-Every method is one transaction, writes its events within it, and raises `Retryable` when the
-database is away or busy; nothing then was done that calling again would do twice.
+Every method is one transaction (a second chance for everything is one a hundred studies), writes its
+events within it, and raises `Retryable` when the database is away or busy; nothing then was done that
+calling again would do twice.
 """
 
 from __future__ import annotations

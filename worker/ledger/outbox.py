@@ -22,6 +22,7 @@ _UNPROVEN = (DeliveryState.DUE, DeliveryState.STORED, DeliveryState.FAILED, Deli
 class DroppableOutput:
     """An output that every destination has answered for."""
 
+    output_id: int
     sop_instance_uid: str
     path: Path
 
@@ -29,25 +30,34 @@ class DroppableOutput:
 class Outbox(Store):
     """The exact bytes of an output are kept until no destination can ask for them again."""
 
-    def outputs_to_drop(self, *, trusted: Collection[str] = (), limit: int = 1000) -> list[DroppableOutput]:
+    _recorded: frozenset[str] = frozenset()
+    """Names that the last look found recorded: rows of outputs stay for ever, so they still are."""
+
+    def outputs_to_drop(
+        self, *, trusted: Collection[str] = (), limit: int = 1000, after: int = 0
+    ) -> list[DroppableOutput]:
         """Outputs whose bytes nobody needs any more: proven, or cancelled, at every destination.
 
         At the `trusted` destinations stored is enough: they are not asked for proof. An output that goes
-        nowhere stays.
+        nowhere stays. Those behind the output `after`: one that the disk does not let go keeps back no other.
         """
         mine = Delivery.output_id == Output.id
         settled = (Delivery.state == DeliveryState.STORED) & Delivery.destination.in_(trusted)
         needed = exists().where(mine, Delivery.state.in_(_UNPROVEN), ~settled)
         droppable = (
-            select(Output.sop_instance_uid, Output.path)
-            .where(Output.dropped_at.is_(None), exists().where(mine), ~needed)
+            select(Output.id, Output.sop_instance_uid, Output.path)
+            .where(Output.id > after, Output.dropped_at.is_(None), exists().where(mine), ~needed)
             .order_by(Output.id)
             .limit(limit)
         )
         with self._reading() as connection:
             rows = connection.execute(droppable).all()
         return [
-            DroppableOutput(sop_instance_uid=row.sop_instance_uid, path=self._files.locate(row.path))
+            DroppableOutput(
+                output_id=row.id,
+                sop_instance_uid=row.sop_instance_uid,
+                path=self._files.locate(row.path),
+            )
             for row in rows
         ]
 
@@ -55,8 +65,10 @@ class Outbox(Store):
         """Those of the outbox's files (`<SOPInstanceUID>_<sha256>.dcm`) that no output names.
 
         By name, not by path: a spool may be mounted elsewhere than where it was when they were recorded.
+        One that was found recorded is not asked for again while it is among the paths of every look.
         """
-        waiting = list(paths)
+        found, recorded = list(paths), self._recorded
+        waiting = [path for path in found if path.name not in recorded]
         unrecorded: list[Path] = []
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
@@ -65,6 +77,7 @@ class Outbox(Store):
             with self._reading() as connection:
                 known = {f"{row.sop_instance_uid}_{row.sha256}.dcm" for row in connection.execute(named)}
             unrecorded += [path for path in chunk if path.name not in known]
+        self._recorded = frozenset(path.name for path in found) - {path.name for path in unrecorded}
         return unrecorded
 
     def outputs_dropped(self, sop_instance_uids: Sequence[str]) -> None:

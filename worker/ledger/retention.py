@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    and_,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import InstrumentedAttribute
 
 from worker.ledger.audit import Kind
 from worker.ledger.models import (
@@ -24,6 +38,9 @@ from worker.ledger.models import (
 from worker.ledger.store import Store
 
 _PROVEN = (DeliveryState.COMMITTED, DeliveryState.VERIFIED)
+_UID_OF_NO_INDEX: ColumnElement[str] = literal_column("''", Text()).concat(Image.study_instance_uid)
+"""Grouped by the column itself, SQLite reads every image ever registered, in the order of its index: what
+is still here is few, and has an index of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +70,7 @@ class LeavingFile:
     """A file that is to be removed: that is decided and recorded."""
 
     image_id: int
+    purged_at: datetime
     path: Path
 
 
@@ -62,7 +80,7 @@ class Retention(Store):
     def purgeable(self, rule: PurgeRule) -> list[PurgeableStudy]:
         """Studies whose received files may go, those that came first at the front."""
         with self._reading() as connection:
-            rows = connection.execute(_purgeable(rule)).all()
+            rows = connection.execute(_purgeable(rule, _UID_OF_NO_INDEX)).all()
         return [PurgeableStudy(study_instance_uid=row[0], images=row[1], size=int(row[2])) for row in rows]
 
     def purge(self, studies: Collection[str], rule: PurgeRule) -> int:
@@ -82,12 +100,21 @@ class Retention(Store):
                 writer.note(Kind.PURGED, uid, received_before=rule.received_before, images=images)
             return len(rows)
 
-    def leaving(self, *, limit: int) -> list[LeavingFile]:
-        """Files that are to be removed; after a crash also those that were begun before it."""
-        waiting = select(Image.id, Image.path).where(Image.purged_at.is_not(None), Image.removed_at.is_(None))
+    def leaving(self, *, limit: int, after: LeavingFile | None = None) -> list[LeavingFile]:
+        """Files that are to be removed; after a crash also those that were begun before it.
+
+        Those behind `after`, so that files which the disk does not let go keep back no others.
+        """
+        waiting = select(Image.id, Image.purged_at, Image.path)
+        waiting = waiting.where(Image.purged_at.is_not(None), Image.removed_at.is_(None))
+        if after is not None:
+            waiting = waiting.where(tuple_(Image.purged_at, Image.id) > (after.purged_at, after.image_id))
         with self._reading() as connection:
             rows = connection.execute(waiting.order_by(Image.purged_at, Image.id).limit(limit)).all()
-        return [LeavingFile(image_id=row.id, path=self._files.locate(row.path)) for row in rows]
+        return [
+            LeavingFile(image_id=row.id, purged_at=row.purged_at, path=self._files.locate(row.path))
+            for row in rows
+        ]
 
     def removed(self, files: Sequence[LeavingFile]) -> None:
         """Note that these files are gone; up to 1000 of them."""
@@ -102,9 +129,11 @@ def _told(row: Row[*tuple[object, ...]]) -> dict[str, object]:
     return {key: value for key, value in row._asdict().items() if key != "study_instance_uid"}
 
 
-def _purgeable(rule: PurgeRule) -> Select[str, int, int]:
+def _purgeable(
+    rule: PurgeRule, uid: ColumnElement[str] | InstrumentedAttribute[str] = Image.study_instance_uid
+) -> Select[str, int, int]:
     return (
-        select(Image.study_instance_uid, func.count(), func.sum(Image.size))
+        select(uid, func.count(), func.sum(Image.size))
         .join(Study, Study.study_instance_uid == Image.study_instance_uid)
         .where(
             *_goes(rule),
@@ -114,8 +143,8 @@ def _purgeable(rule: PurgeRule) -> Select[str, int, int]:
             ~_unproven(rule),
             ~_recalled(),
         )
-        .group_by(Image.study_instance_uid)
-        .order_by(func.min(Image.received_at), Image.study_instance_uid)
+        .group_by(uid)
+        .order_by(func.min(Image.received_at), uid)
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, select, update
+from sqlalchemy import CompoundSelect, Select, and_, bindparam, exists, select, union, update
 
 from dicom_node.errors import Reason
 from worker.ledger.audit import Kind
@@ -26,6 +27,9 @@ from worker.ledger.store import Store, Transaction
 
 _SET_ASIDE = and_(Image.generation.is_not(None), Image.disposition == Disposition.QUARANTINED)
 """Not the second contents of a UID: those were never work."""
+_NOT_DELIVERED = (DeliveryState.FAILED, DeliveryState.PARKED)
+_CHUNK = 100
+"""Studies in one transaction: with thousands, leases would run out while their workers wait to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,30 +57,45 @@ class Retry(Store):
         counted anew. A study that ended with quarantined images, whatever set them aside then, gets a new
         generation that reads all its images again.
 
+        Of all it is many transactions: when one fails, what those before it did stands.
+
         Raises:
             Retryable: the database is away or busy.
         """
-        with self._writing() as writer:
-            jobs = _reopen_jobs(writer, study_instance_uid) + _reopen_studies(writer, study_instance_uid)
-            return jobs + _reopen_deliveries(writer, study_instance_uid)
+        found = self._studies(_set_aside()) if study_instance_uid is None else [study_instance_uid]
+        count = 0
+        for studies in _chunks(found):
+            with self._writing() as writer:
+                count += len(_reopen_jobs(writer, studies)) + len(_reopen_studies(writer, studies))
+                count += _reopen_deliveries(writer, studies)
+        return count
 
     def release_quarantine(
         self, *, study_instance_uid: str | None = None, reason: Reason | None = None
     ) -> list[str]:
         """Have quarantined images and studies read again; return the studies.
 
-        Of one study or of all, of one reason or of any. Deliveries are left as they are.
+        Of one study or of all, of one reason or of any. Deliveries are left as they are. As with `retry`,
+        it may be many transactions.
 
         Raises:
             Retryable: the database is away or busy.
         """
-        with self._writing() as writer:
-            held = select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None))
-            held = held.where(*_of(Image.study_instance_uid, study_instance_uid))
-            if reason is not None:
-                held = held.where(Image.reason == reason)
-            studies = list(writer.execute(held.distinct().order_by(Image.study_instance_uid)).scalars())
-            return [uid for uid in studies if _reopen_jobs(writer, uid) + _reopen_studies(writer, uid)]
+        held = select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None)).distinct()
+        if study_instance_uid is not None:
+            held = held.where(Image.study_instance_uid == study_instance_uid)
+        if reason is not None:
+            held = held.where(Image.reason == reason)
+        released: list[str] = []
+        for studies in _chunks(self._studies(held)):
+            with self._writing() as writer:
+                reopened = {*_reopen_jobs(writer, studies), *_reopen_studies(writer, studies)}
+            released += [uid for uid in studies if uid in reopened]
+        return released
+
+    def _studies(self, chosen: Select[str] | CompoundSelect[str]) -> list[str]:
+        with self._reading() as connection:
+            return sorted(connection.execute(chosen).scalars())
 
     def hasten(self, study_instance_uid: str) -> bool:
         """Put on record that somebody releases the study, and let its job wait for nothing more.
@@ -104,50 +123,67 @@ class Retry(Store):
             return [QuarantinedImage(**row._mapping) for row in connection.execute(found)]
 
 
-def _reopen_jobs(writer: Transaction, uid: str | None) -> int:
+def _chunks(studies: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(studies), _CHUNK):
+        yield studies[start : start + _CHUNK]
+
+
+def _set_aside() -> CompoundSelect[str]:
+    """Studies of which something may be retried; whether it is, the writer sees."""
+    deliveries = (
+        select(Result.study_instance_uid)
+        .join(Output, Output.result_id == Result.id)
+        .join(Delivery, Delivery.output_id == Output.id)
+        .where(Delivery.state.in_(_NOT_DELIVERED))
+    )
+    return union(
+        select(Job.study_instance_uid).where(Job.state == JobState.QUARANTINED),
+        select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None)),
+        deliveries,
+    )
+
+
+def _reopen_jobs(writer: Transaction, among: Sequence[str]) -> list[str]:
+    """The studies whose jobs are ready again."""
     fresh: dict[str, Any] = {"state": JobState.READY, "attempt": 0, "releases": 0, "not_before": writer.now}
     fresh |= {"reason": None, "sentence": None, "finished_at": None}
-    reopened = update(Job).where(Job.state == JobState.QUARANTINED, *_of(Job.study_instance_uid, uid))
+    reopened = update(Job).where(Job.study_instance_uid.in_(among), Job.state == JobState.QUARANTINED)
     jobs = writer.execute(reopened.values(fresh).returning(Job.study_instance_uid, Job.generation)).all()
     for job in jobs:
         writer.note(Kind.RETRIED, job.study_instance_uid, generation=job.generation)
-    _reopen_images(writer, [job.study_instance_uid for job in jobs])
-    return len(jobs)
+    return _reopen_images(writer, [job.study_instance_uid for job in jobs])
 
 
-def _reopen_studies(writer: Transaction, uid: str | None) -> int:
+def _reopen_studies(writer: Transaction, among: Sequence[str]) -> list[str]:
+    """The studies that have a new generation."""
     newest = and_(Job.study_instance_uid == Study.study_instance_uid, Job.generation == Study.generation)
-    ended = (Job.state == JobState.DONE, *_of(Study.study_instance_uid, uid))
     kept = Image.purged_at.is_(None)
     quarantined = exists().where(Image.study_instance_uid == Study.study_instance_uid, _SET_ASIDE, kept)
     studies = writer.execute(
         select(Study.study_instance_uid, Study.generation, Job.lane)
         .join(Job, newest)
-        .where(*ended, quarantined)
+        .where(Study.study_instance_uid.in_(among), Job.state == JobState.DONE, quarantined)
     ).all()
     for study in studies:
         generation = study.generation + 1
         open_job(writer, study.study_instance_uid, generation, study.lane)
         writer.note(Kind.RETRIED, study.study_instance_uid, generation=generation)
-    _reopen_images(writer, [study.study_instance_uid for study in studies])
-    return len(studies)
+    return _reopen_images(writer, [study.study_instance_uid for study in studies])
 
 
-def _reopen_images(writer: Transaction, studies: list[str]) -> None:
-    # A row a study, not a list within one statement: databases bound those.
-    pending = update(Image).where(Image.study_instance_uid == bindparam("study"), _SET_ASIDE)
-    pending = pending.values(disposition=Disposition.PENDING, reason=None, sentence=None)
+def _reopen_images(writer: Transaction, studies: list[str]) -> list[str]:
+    pending = update(Image).where(Image.study_instance_uid.in_(studies), _SET_ASIDE)
     if studies:
-        writer.execute(pending, [{"study": study} for study in studies])
+        writer.execute(pending.values(disposition=Disposition.PENDING, reason=None, sentence=None))
+    return studies
 
 
-def _reopen_deliveries(writer: Transaction, uid: str | None) -> int:
-    set_aside = (DeliveryState.FAILED, DeliveryState.PARKED)
+def _reopen_deliveries(writer: Transaction, among: Sequence[str]) -> int:
     rows = writer.execute(
         select(Delivery.id, Delivery.destination, Output.sop_instance_uid, Result.study_instance_uid)
         .join_from(Delivery, Output, Delivery.output_id == Output.id)
         .join(Result, Output.result_id == Result.id)
-        .where(Delivery.state.in_(set_aside), *_of(Result.study_instance_uid, uid))
+        .where(Delivery.state.in_(_NOT_DELIVERED), Result.study_instance_uid.in_(among))
     ).all()
     for row in rows:
         writer.note(
@@ -162,7 +198,3 @@ def _reopen_deliveries(writer: Transaction, uid: str | None) -> int:
         again = update(Delivery).where(Delivery.id == bindparam("delivery")).values(fresh)
         writer.execute(again, [{"delivery": row.id} for row in rows])
     return len(rows)
-
-
-def _of(column: Any, uid: str | None) -> tuple[ColumnElement[bool], ...]:
-    return () if uid is None else (column == uid,)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
 from dicom_node.errors import Reason
 from worker.ledger import PurgeRule, Registration
@@ -51,6 +52,28 @@ def test_proven_study_goes(ledger, given, rule):
     prove(ledger)
     (one,) = ledger.purgeable(rule)
     assert (one.images, one.size) == (2, 10_000_000_000)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"])
+def test_purged_images_are_not_read_again(ledger, rule):
+    """SQLite reads the images that are still here by their own index, not every image that ever was."""
+    asked = []
+
+    @event.listens_for(ledger._engine, "before_cursor_execute")
+    def note(connection, cursor, statement, parameters, *_):
+        if "FROM images" in statement:
+            asked.append((statement, parameters))
+
+    try:
+        ledger.purgeable(rule)
+    finally:
+        event.remove(ledger._engine, "before_cursor_execute", note)
+    ((statement, parameters),) = asked
+    with ledger._reading() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    steps = [row[3] for row in plan]
+    assert "SEARCH images USING INDEX ix_images_kept (received_at<?)" in steps
+    assert not [step for step in steps if step.startswith("SCAN images")]
 
 
 def test_nothing_goes_before_it_is_proven(ledger, given, rule):
@@ -159,6 +182,7 @@ def test_purge_is_recorded_before_it_is_done(ledger, given, rule):
     assert [image["sop_instance_uid"] for image in event["images"]] == [SOP]
     (leaving,) = ledger.leaving(limit=10)
     assert leaving.path.name.startswith(SOP)
+    assert ledger.leaving(limit=10, after=leaving) == []
     ledger.removed([leaving])
     assert ledger.leaving(limit=10) == []
     assert ledger.registered(STUDY) == 0

@@ -142,7 +142,7 @@ def test_busy_sqlite_is_retryable(tmp_path, monkeypatch):
         ledger._writing(),
         pytest.raises(Retryable, match="SQLITE_BUSY"),
     ):
-        ledger.retry()
+        ledger.retry("1.2")
 
 
 def test_read_only_postgresql_is_retryable(cluster):
@@ -153,7 +153,7 @@ def test_read_only_postgresql_is_retryable(cluster):
         ledger.close()  # the next connection is a new one
         cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         with pytest.raises(Retryable, match="25006"):
-            ledger.retry()
+            ledger.retry("1.2")
         ledger.close()
         cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
         assert ledger.retry() == 0

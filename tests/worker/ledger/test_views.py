@@ -66,3 +66,11 @@ def test_studies_lists_the_newest_first(ledger, given, clock):
 def test_unknown_study_has_no_record(ledger):
     """A study that was never registered is None, not an empty record."""
     assert ledger.study("9.9") is None
+
+
+def test_volumes_are_counted_alike(ledger, given):
+    """Both databases count the studies of a sender, as whole numbers."""
+    given.registered("1.2", "1.2.1", "1.2.2")
+    given.registered("1.3", "1.3.1")
+    assert ledger.volumes([1, 24], weeks=2) == {"MODALITY": {1: [2], 24: [2]}}
+    assert ledger.volumes([1, 24], weeks=2, without=["MODALITY"]) == {}
