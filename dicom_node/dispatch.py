@@ -7,6 +7,7 @@ so that ringing gives up at once where the broker is away: the node keeps accept
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ BELL = "bell"
 
 IMPATIENT = {"max_retries": 0, "socket_timeout": 2, "socket_connect_timeout": 1}
 """What a ringer waits for a broker, in seconds; a worker waits for ever."""
+
+_AWAY_SECONDS = 5.0
+"""How long a broker that did not take a connection is left alone."""
 
 
 class Word(StrEnum):
@@ -78,12 +82,17 @@ def celery_app(settings: NodeSettings) -> Celery:
 
 
 class Dispatcher:
-    """Rings for studies. Never raises, never waits more than a few seconds; safe to share by threads."""
+    """Rings for studies. Never raises, never waits more than a few seconds; safe to share by threads.
+
+    A broker that hangs costs the one who finds it out those seconds, and nobody else: for a while after,
+    what would be rung is not, and the reconciler rings for it later.
+    """
 
     def __init__(self, settings: NodeSettings) -> None:
         self._app = celery_app(settings)
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._away_until = 0.0
 
     def ring(self, study_instance_uid: str, lane: Lane = Lane.ROUTINE) -> bool:
         """Announce a study in its lane; False where the broker is away."""
@@ -112,16 +121,24 @@ class Dispatcher:
             client = connection.default_channel.client
             return {lane: int(client.llen(queue)) for lane, queue in QUEUES.items()}
 
-        return self._with(count)
+        # Who asks how the broker is wants to know it as it is now.
+        return self._with(count, though_away=True)
 
-    def _with(self, use: Callable[[Connection], _T]) -> _T | None:
+    def _with(self, use: Callable[[Connection], _T], *, though_away: bool = False) -> _T | None:
         with self._lock:
+            if not though_away and time.monotonic() < self._away_until:
+                return None
+            # An old connection may have been closed by a broker that is there: the next one shows it.
+            new = self._connection is None
             try:
-                return use(self._connected())
+                used = use(self._connected())
             except (KombuError, RedisError, OSError) as error:
                 log.warning("broker_away", error=type(error).__name__)
                 self._drop()
+                self._away_until = time.monotonic() + _AWAY_SECONDS if new else 0.0
                 return None
+            self._away_until = 0.0
+            return used
 
     def close(self) -> None:
         """Close the connection to the broker."""

@@ -38,8 +38,10 @@ class Node:
         metrics.MINIMUM_FREE.set(settings.spool.minimum_free_bytes)
         metrics.ASSEMBLING.set_function(lambda: len(self._assembler))
         self._reloader = Reloader(settings, read, self._server.reload)
-        # What has arrived and when, a word for others, or None to stop. A signal handler may fill it.
+        # What has arrived and when, a word for others, or None to wake up. A signal handler may fill it.
         self._arrivals: queue.SimpleQueue[tuple[SpooledInstance, float] | Word | None] = queue.SimpleQueue()
+        # No Event: it takes a lock, and a signal handler may interrupt who holds it.
+        self._stopping = False
 
     def run(self, ready: Callable[[int], None] | None = None) -> None:
         """Listen, call `ready` with the port, and ring for complete studies until `stop`."""
@@ -60,6 +62,7 @@ class Node:
 
     def stop(self) -> None:
         """Make `run` return; from any thread or signal handler."""
+        self._stopping = True
         self._arrivals.put(None)
 
     def reload(self) -> None:
@@ -74,19 +77,20 @@ class Node:
         self._arrivals.put(Word.REPORTED)
 
     def _ring_until_stopped(self) -> None:
-        while True:
+        # Thousands may wait in front of a word to stop, and each of them for the broker.
+        while not self._stopping:
             due = self._assembler.next_due()
             timeout = None if due is None else max(due - time.monotonic(), 0.0)
             with contextlib.suppress(queue.Empty):
                 arrived = self._arrivals.get(timeout=timeout)
-                if arrived is None:
-                    return
                 if isinstance(arrived, Word):
                     self._dispatcher.tell(arrived)
-                else:
+                elif arrived is not None:
                     instance, at = arrived
                     self._assembler.arrived(instance.study_instance_uid, at, instance.lane)
             for study, lane in self._assembler.due(time.monotonic()).items():
+                if self._stopping:
+                    return
                 rung = self._dispatcher.ring(study, lane)
                 metrics.RELEASED.labels("yes" if rung else "no").inc()
                 log.info("study_released", study=study, lane=lane, rung=rung)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from dicom_node.errors import Retryable
 from dicom_node.logs import get_logger
+from worker import metrics
 from worker.audit_alerts import security_alert
 from worker.audit_elements import Us
 from worker.audit_messages import application_activity, messages
@@ -21,6 +22,8 @@ log = get_logger("audit_export")
 _READER = "syslog"
 _BATCH = 200
 """Events over one connection."""
+_BATCHES = 20
+"""Connections at one step: a stop waits for no more."""
 _KINDS = frozenset(Kind)
 
 
@@ -43,13 +46,26 @@ class AuditExport:
         self._urgent: dict[str, bytes] = {"start": self._activity(starts=True)}
 
     def step(self) -> bool:
-        """Send what is new; True when there was something.
+        """Send what is new, batch by batch; True when there was something.
 
         Raises:
-            Retryable: server or database are away; all of it is sent again.
+            Retryable: server or database are away; the batch is sent again.
         """
+        cursor = self._ledger.read_up_to(_READER)
+        self._waits_behind(cursor)
+        for batch in range(_BATCHES):
+            events = self._send_next(cursor)
+            if events:
+                cursor = events[-1].seq
+                self._ledger.note_read(_READER, cursor)
+                self._waits_behind(cursor)
+            if len(events) < _BATCH:
+                return bool(batch or events)
+        return True
+
+    def _send_next(self, cursor: int) -> list[TrailEvent]:
         urgent = dict(self._urgent)
-        events = self._ledger.events_after(self._ledger.read_up_to(_READER), _BATCH)
+        events = self._ledger.events_after(cursor, _BATCH)
         frames = [*urgent.values()]
         for event in events:
             frames += [frame(message, at=event.at, host=self._us.host) for message in self._told(event)]
@@ -59,9 +75,10 @@ class AuditExport:
             self._reached = True
         for name in urgent:
             del self._urgent[name]
-        if events:
-            self._ledger.note_read(_READER, events[-1].seq)
-        return bool(events)
+        return events
+
+    def _waits_behind(self, cursor: int) -> None:
+        metrics.AUDIT_UNEXPORTED.set(max(self._ledger.head().events - cursor, 0))
 
     def alarm(self, sentence: str) -> None:
         """Have a security alert sent with the next step; the same one is sent once a step."""

@@ -13,7 +13,7 @@ log = get_logger("audit")
 _EVENTS = 2000
 """Events at one look."""
 _ROUND_SECONDS = 86_400.0
-"""After this long the walk begins anew: what was sound yesterday may have been changed since."""
+"""After this long the walk begins anew, if it came to its end: what was sound may have been changed since."""
 
 
 class AuditWalk:
@@ -28,6 +28,7 @@ class AuditWalk:
         self._head = ChainHead()
         self._began = time.monotonic()
         self._broken = False
+        self._ended = False
 
     def step(self) -> bool:
         """Look at the next events; return whether there may be more.
@@ -35,7 +36,8 @@ class AuditWalk:
         Raises:
             Retryable: the database is away or busy.
         """
-        if time.monotonic() - self._began >= self._round_seconds:
+        # A walk that began anew before its end would never look at what lies behind.
+        if self._ended and time.monotonic() - self._began >= self._round_seconds:
             self._begin()
         before = self._head.events
         found = self._ledger.verify_next(self._head, limit=_EVENTS)
@@ -45,9 +47,10 @@ class AuditWalk:
         if not found.ok:
             if not self._broken:
                 log.error("audit_trail_broken", why=found.sentence)
-            self._broken = True
+            self._broken = self._ended = True
             return False
         at_end = found.head.events - before < _EVENTS
         if at_end:
+            self._ended = True
             metrics.AUDIT_WALKED.set_to_current_time()
         return not at_end

@@ -26,6 +26,9 @@ from worker.ledger.store import Clock, utcnow
 
 log = get_logger("checkpoint")
 
+_TAIL_BYTES = 4096
+"""What is read for the last line: a few dozen of them."""
+
 
 class Checkpoint(BaseModel):
     """One line of the file."""
@@ -54,36 +57,63 @@ class CheckpointFile:
         Raises:
             Retryable: the file is there and cannot be read.
         """
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return [], 0
-        except OSError as error:
-            raise self._away("read", error) from None
-        found = []
-        for line in lines:
-            try:
-                found.append(Checkpoint.model_validate_json(line))
-            except ValidationError:
-                continue
+        lines, _ = self._lines(None)
+        found = [one for one in map(_checkpoint, lines) if one is not None]
         return found, len(lines) - len(found)
 
-    def append(self, head: ChainHead, at: datetime) -> None:
-        """Add a line; when this returns it is on the disk.
+    def last(self) -> Checkpoint | None:
+        """The newest checkpoint; of a file of years only the end is read.
+
+        Raises:
+            Retryable: the file is there and cannot be read.
+        """
+        for size in (_TAIL_BYTES, None):
+            lines, whole = self._lines(size)
+            # The first of a part may be the end of a line.
+            mine = lines if whole else lines[1:]
+            newest = next((one for one in map(_checkpoint, reversed(mine)) if one is not None), None)
+            if newest is not None or whole:
+                return newest
+        return None
+
+    def _lines(self, size: int | None) -> tuple[list[bytes], bool]:
+        """The lines in the last `size` bytes (None: in all), and whether that is the whole file."""
+        try:
+            with self.path.open("rb") as file:
+                length = file.seek(0, os.SEEK_END)
+                start = 0 if size is None else max(length - size, 0)
+                file.seek(start)
+                return file.read().splitlines(), start == 0
+        except FileNotFoundError:
+            return [], True
+        except OSError as error:
+            raise self._away("read", error) from None
+
+    def append(self, head: ChainHead, at: datetime) -> Checkpoint:
+        """Add a line and return it; when this returns it is on the disk.
 
         Raises:
             Retryable: the file cannot be written.
         """
-        line = Checkpoint(at=at, events=head.events, hash=head.hash).model_dump_json().encode() + b"\n"
+        checkpoint = Checkpoint(at=at, events=head.events, hash=head.hash)
+        line = checkpoint.model_dump_json().encode() + b"\n"
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _append(self.path, line)
             synchronise(self.path.parent)
         except OSError as error:
             raise self._away("written", error) from None
+        return checkpoint
 
     def _away(self, what: str, error: OSError) -> Retryable:
         return Retryable(f"The checkpoints {self.path} cannot be {what}: {error.strerror}.")
+
+
+def _checkpoint(line: bytes) -> Checkpoint | None:
+    try:
+        return Checkpoint.model_validate_json(line)
+    except ValidationError:
+        return None
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -131,7 +161,7 @@ class Checkpointer:
         """
         if time.monotonic() < self._due:
             return None
-        last = self._last()
+        last = self._file.last()
         if last is not None and not self._ledger.holds(last.head):
             sentence = f"The audit trail no longer holds event {last.events} as it was noted at {last.at}."
             log.error("audit_trail_broken", events=last.events, noted_at=str(last.at))
@@ -141,13 +171,8 @@ class Checkpointer:
         else:
             head = self._ledger.head()
             if last is None or head != last.head:
-                self._file.append(head, self._clock())
-                last = self._last()
+                last = self._file.append(head, self._clock())
             metrics.CHECKPOINT_FITS.set(1)
         metrics.CHECKPOINT_TIME.set_to_current_time()
         self._due = time.monotonic() + self._seconds
         return last
-
-    def _last(self) -> Checkpoint | None:
-        found, _ = self._file.read()
-        return found[-1] if found else None

@@ -32,6 +32,9 @@ log = get_logger("deliver")
 _RECORD_SECONDS = 1.0
 """The longest that an object is stored at a slow destination before the ledger knows."""
 
+_ASK_PAUSE = timedelta(seconds=1)
+"""Between two looks for what proof is still to be asked of, while nothing is sent."""
+
 
 def backoff(attempts: int, settings: DeliverySection) -> timedelta:
     """Pause before the next try: doubled each time up to the cap, with jitter so that retries spread."""
@@ -86,6 +89,7 @@ class Deliverer:
         metrics.know_destination(destination.name)
         # A query service that is away must not keep results from the archive beside it.
         self._sending, self._querying = Breaker(self._settings), Breaker(self._settings)
+        self._looked: datetime | None = None
 
     def step(self) -> bool:
         """Send what is due and ask for proof of what is stored; nothing while a breaker is open.
@@ -99,22 +103,33 @@ class Deliverer:
         return worked
 
     def _send(self) -> bool:
-        name, proof = self._destination.name, self._destination.verify == "commitment"
+        name = self._destination.name
         due = self._ledger.due_deliveries(name, limit=self._settings.batch)
-        if not due and not (proof and self._ledger.stored_unverified(name, limit=1)):
+        if not due and not self._owes_a_question():
             return False
+        # After a send there may be more to ask about than one request does.
+        self._looked = None
         try:
             self._associate(due)
         except PeerUnavailable as error:
             pause = self._sending.trip(self._clock())
-            for delivery in due:
-                self._ledger.delivery_retry(delivery.delivery_id, None, pause)
+            self._ledger.deliveries_retry([delivery.delivery_id for delivery in due], None, pause)
             metrics.REACHABLE.labels(name).set(0)
             log.warning("destination_unavailable", destination=name, why=str(error))
         else:
             self._sending.reset()
             metrics.REACHABLE.labels(name).set(1)
         return bool(due)
+
+    def _owes_a_question(self) -> bool:
+        """Whether there is something stored that no open request asks about; looked for now and then."""
+        now = self._clock()
+        # A clock that was set back must not keep us from looking for longer than the pause is.
+        if self._looked is not None and self._looked <= now < self._looked + _ASK_PAUSE:
+            return False
+        self._looked = now
+        proof = self._destination.verify == "commitment"
+        return proof and bool(self._ledger.stored_unverified(self._destination.name, limit=1))
 
     def _associate(self, due: Sequence[DueDelivery]) -> None:
         due = [delivery for delivery in due if self._is_intact(delivery)]

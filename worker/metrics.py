@@ -134,6 +134,11 @@ AUDIT_WALKED = Gauge(
 AUDIT_VERIFIED = Gauge(
     "covariance_audit_verified_events", "How many events the walk has found sound.", registry=DELIVER
 )
+AUDIT_UNEXPORTED = Gauge(
+    "covariance_audit_unexported_events",
+    "Events that the syslog server has not read yet; 0 where audit.syslog_host is not set.",
+    registry=DELIVER,
+)
 CHECKPOINT_FITS = Gauge(
     "covariance_audit_checkpoint_fits",
     "0 when the trail no longer holds the last checkpoint, 1 when it does or none is kept.",

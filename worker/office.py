@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from dicom_node import metrics as node_metrics
 from dicom_node.bell import BellListener
@@ -38,11 +40,24 @@ _ABANDONED = timedelta(hours=1)
 _OUTPUTS = 1000
 _HEARTBEAT_SECONDS = 2.0
 _WALK_SECONDS = 2.0
+_ON_THE_WAY_SECONDS = 0.05
+"""Between two looks of a walk that is not at its end."""
 _AUDIT_SECONDS = 1.0
 """Pause between two looks at what the audit trail has for the outside."""
 
-Loop = tuple[Callable[[], object], float, float]
-"""A step, the pause before it, and the pause after one that had work (`repeat`)."""
+_LOOK = 9.0
+"""What looks at ledger or spool rests so many times as long as it took: at most a tenth of a core."""
+
+
+class Loop(NamedTuple):
+    """A step that is taken again and again (`repeat`)."""
+
+    step: Callable[[], object]
+    pause: float
+    gather: float | None = None
+    """The pause after a step that had work, where it is another."""
+    rests: float = 0.0
+    """How many times the seconds of a step are rested after it, at least; 0 for what waits for a peer."""
 
 
 class Office:
@@ -67,28 +82,30 @@ class Office:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
         pauses = self._settings.delivery
-        loops: list[Loop] = [
-            (self._reconciler.step, pauses.reconcile_seconds, 0.0),
-            (self.take_refusals, pauses.reconcile_seconds, 0.0),
-            (self.drop_outputs, pauses.reconcile_seconds, 0.0),
-            (self.sweep, _LONGEST_PAUSE, 0.0),
-            (self._retainer.step, pauses.reconcile_seconds, 0.0),
-            (self._walk.step, _WALK_SECONDS, 0.0),
+        looks: list[Callable[[], object]] = [
+            self._reconciler.step,
+            self.take_refusals,
+            self.drop_outputs,
+            self._retainer.step,
+        ]
+        loops = [
+            *(Loop(look, pauses.reconcile_seconds, rests=_LOOK) for look in looks),
+            Loop(self.sweep, _LONGEST_PAUSE, rests=_LOOK),
+            Loop(self._walk.step, _WALK_SECONDS, _ON_THE_WAY_SECONDS, rests=_LOOK),
             *self._audit_loops(),
             *self._heartbeats(),
         ]
         # Those that a study waits for do not wait for their next look, if they hear a word before.
+        gather = max(pauses.poll_seconds, pauses.gather_seconds)
         on_word: dict[Word, list[Loop]] = {
-            Word.REPORTED: [(self.take_reports, pauses.poll_seconds, 0.0)],
-            Word.RECORDED: [
-                (one.step, pauses.poll_seconds, pauses.gather_seconds) for one in self._deliverers
-            ],
+            Word.REPORTED: [Loop(self.take_reports, pauses.poll_seconds)],
+            Word.RECORDED: [Loop(one.step, pauses.poll_seconds, gather) for one in self._deliverers],
         }
         bells = {word.value: [threading.Event() for _ in woken] for word, woken in on_word.items()}
         listener = BellListener(self._settings, bells)
-        threads = [threading.Thread(target=repeat, args=(*loop, stop)) for loop in loops]
+        threads = [threading.Thread(target=repeat, args=(loop, stop)) for loop in loops]
         threads += [
-            threading.Thread(target=repeat, args=(*loop, stop, bell))
+            threading.Thread(target=repeat, args=(loop, stop, bell))
             for word, woken in on_word.items()
             for loop, bell in zip(woken, bells[word], strict=True)
         ]
@@ -102,7 +119,7 @@ class Office:
 
     def _heartbeats(self) -> Iterator[Loop]:
         if self._settings.heartbeat.every_minutes:
-            yield Heartbeat(self._settings, self._ledger).step, _HEARTBEAT_SECONDS, 0.0
+            yield Loop(Heartbeat(self._settings, self._ledger).step, _HEARTBEAT_SECONDS)
 
     def endpoint(self) -> Endpoint:
         """The port of this process, for the ledger as a whole."""
@@ -135,9 +152,10 @@ class Office:
                 seconds=audit.checkpoint_seconds,
                 alarm=export.alarm if export is not None else lambda _: None,
             )
-            yield checkpointer.step, min(audit.checkpoint_seconds, _AUDIT_SECONDS), 0.0
+            pause = min(audit.checkpoint_seconds, _AUDIT_SECONDS)
+            yield Loop(checkpointer.step, pause, rests=_LOOK)
         if export is not None:
-            yield export.step, _AUDIT_SECONDS, 0.0
+            yield Loop(export.step, _AUDIT_SECONDS)
 
     def take_reports(self) -> None:
         """Bring commitment reports from the spool, where the node keeps them, to the ledger."""
@@ -197,25 +215,21 @@ def _ledger_file(settings: Settings) -> dict[str, Path]:
     return {"ledger": Path(path)} if scheme.startswith("sqlite") else {}
 
 
-def repeat(
-    step: Callable[[], object],
-    pause: float,
-    gather: float,
-    stop: threading.Event,
-    bell: threading.Event | None = None,
-) -> None:
+def repeat(loop: Loop, stop: threading.Event, bell: threading.Event | None = None) -> None:
     """Take a step every `pause` seconds until `stop` is set, and more slowly while steps fail.
 
     A step that returns True had work, and `gather` seconds go by before the next: then it has more.
-    `bell` ends a pause, but neither that one nor one after a failure.
+    `bell` ends a pause, but neither a longer one nor one after a failure.
     """
-    failures, rest, name = 0, pause, step.__qualname__
+    failures, rest, name = 0, loop.pause, loop.step.__qualname__
     metrics.STEP_FAILURES.labels(name)
     while not _rested(
-        min(rest * 2**failures, _LONGEST_PAUSE), stop, None if failures or rest > pause else bell
+        min(rest * 2**failures, _LONGEST_PAUSE), stop, None if failures or rest > loop.pause else bell
     ):
+        began, rest = time.monotonic(), loop.pause
         try:
-            rest = max(pause, gather) if step() is True else pause
+            if loop.step() is True and loop.gather is not None:
+                rest = loop.gather
         except Retryable as error:
             failures = min(failures + 1, 8)
             metrics.STEP_FAILURES.labels(name).inc()
@@ -227,6 +241,7 @@ def repeat(
         else:
             failures = 0
             metrics.STEP_TIME.labels(name).set_to_current_time()
+        rest = max(rest, min(loop.rests * (time.monotonic() - began), _LONGEST_PAUSE))
 
 
 def _rested(seconds: float, stop: threading.Event, bell: threading.Event | None) -> bool:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 import redis
+from kombu import Connection
 
-from dicom_node.dispatch import QUEUES, SCORE_STUDY, Dispatcher, celery_app
+from dicom_node.dispatch import QUEUES, SCORE_STUDY, Dispatcher, Word, celery_app
 from dicom_node.lanes import Lane
 from dicom_node.settings import NodeSettings
 from tests.dicom_node.build import eventually
@@ -71,6 +73,40 @@ def test_rings_again_when_the_broker_is_back(broker: str) -> None:
     assert dispatcher.ring("1.2.3")
     redis.Redis(unix_socket_path=broker).client_kill_filter(_type="normal", skipme=True)
     eventually(lambda: dispatcher.ring("1.2.4"))
+    dispatcher.close()
+
+
+class Refusing:
+    """In place of the way to a connection: there is none, and each try is counted."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def __call__(self) -> Connection:
+        self.tries += 1
+        raise OSError
+
+
+def test_a_broker_that_is_away_is_tried_once_for_many_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a ring that found nobody finds that out without asking; who wants to know still asks."""
+    dispatcher, refusing = Dispatcher(NodeSettings()), Refusing()
+    monkeypatch.setattr(dispatcher, "_connected", refusing)
+    assert not any(dispatcher.ring(f"1.2.{number}") for number in range(1000))
+    dispatcher.tell(Word.RECORDED)
+    assert refusing.tries == 1
+    assert dispatcher.depths() is None
+    assert refusing.tries == 2
+
+
+def test_who_finds_the_broker_back_ends_the_silence(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconciler asks for the depth before it rings: then the first ring is heard."""
+    dispatcher = Dispatcher(settings_for(broker))
+    with monkeypatch.context() as away:
+        away.setattr(dispatcher, "_connected", Refusing())
+        assert not dispatcher.ring("1.2.3")
+    assert not dispatcher.ring("1.2.3")
+    assert dispatcher.depth() == 0
+    assert dispatcher.ring("1.2.3")
     dispatcher.close()
 
 

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -169,6 +171,38 @@ def test_rings_once_for_a_study(tmp_path: Path, broker: str) -> None:
     finally:
         node.stop()
         thread.join(30)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_stop_waits_for_one_ring_and_not_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """A thousand studies, complete together or one after the other, do not stand before a word to stop."""
+    settings = NodeSettings(
+        node={"port": 0},
+        spool={"path": str(tmp_path / "spool"), "minimum_free_bytes": 0},
+        assembly={"quiet_seconds": 1.0 if together else 0.001},
+    )
+    node = Node(settings)
+    rung: list[str] = []
+
+    def ring(study: str, lane: Lane) -> bool:
+        rung.append(study)
+        node.stop()
+        return False
+
+    monkeypatch.setattr(node._dispatcher, "ring", ring)
+    monkeypatch.setattr(node._dispatcher, "tell", lambda _: pytest.fail("it went on"))
+    for number in range(1000):
+        study = f"1.2.{number}"
+        if together:
+            node._assembler.arrived(study, time.monotonic() - 60)
+        else:
+            node._filed(SimpleNamespace(study_instance_uid=study, lane=Lane.ROUTINE))
+    if not together:
+        time.sleep(0.002)
+    node.run(lambda _: None if together else node._reported())
+    assert 1 <= len(rung) <= 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc can be told")

@@ -24,6 +24,7 @@ from dicom_node.refusals import Refused
 from dicom_node.spool import Spool
 from tests.dicom_node.build import eventually
 from tests.worker.build import claimed, settings_in, written
+from worker import metrics
 from worker.audit_export import AuditExport
 from worker.ledger import open_ledger
 from worker.office import Office
@@ -182,6 +183,41 @@ def test_nothing_is_lost_while_the_server_is_away(rsyslog, export_to, ledger, mo
     while export.step():
         pass
     eventually(lambda: events_in(rsyslog.received()) == list(range(1, 31, 2)), 60)
+
+
+class Taking:
+    """A server that takes `batches` and no more."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def send(self, _frames: list[bytes]) -> None:
+        if not self.left:
+            raise Retryable("The syslog server did not take the audit messages.")
+        self.left -= 1
+
+
+def test_a_step_sends_batch_after_batch(export_to, ledger, monkeypatch):
+    """What waits leaves in one step, up to a limit; each batch is noted, and the rest is told."""
+    monkeypatch.setattr("worker.audit_export._BATCH", 4)
+    monkeypatch.setattr("worker.audit_export._BATCHES", 3)
+    ledger_events(ledger, 10)
+    export = export_to(1)
+
+    def step(batches: int) -> tuple[int, float]:
+        monkeypatch.setattr(export, "_server", Taking(batches))
+        assert export.step()
+        return ledger.read_up_to("syslog"), metrics.AUDIT_UNEXPORTED._value.get()
+
+    with pytest.raises(Retryable):
+        step(0)
+    assert metrics.AUDIT_UNEXPORTED._value.get() == 20
+    with pytest.raises(Retryable):
+        step(1)
+    assert (ledger.read_up_to("syslog"), metrics.AUDIT_UNEXPORTED._value.get()) == (4, 16)
+    assert step(9) == (16, 4)
+    assert step(9) == (20, 0)
+    assert export.step() is False
 
 
 def test_nothing_is_lost_when_a_server_dies_with_what_it_was_sent(folder, authority, export_to, ledger):

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from dicom_node.errors import Retryable
 from tests.worker.build import claimed, settings_in
-from worker.checkpoints import Checkpointer, CheckpointFile
+from worker.checkpoints import Checkpoint, Checkpointer, CheckpointFile
 from worker.ledger import ChainHead, open_ledger
 from worker.ledger.store import utcnow
 
@@ -90,6 +90,33 @@ def test_a_torn_line_spoils_no_other(ledger, file):
     claimed(ledger, "1.2")
     file.append(ledger.head(), utcnow())
     assert (noted(file), file.read()[1]) == ([ChainHead(), ledger.head()], 1)
+
+
+def test_of_a_file_of_years_only_the_end_is_read(ledger, file, monkeypatch):
+    """A step over a thousand lines looks at the last, notes the head and does not read it again."""
+    for _ in range(1000):
+        file.append(ChainHead(), utcnow())
+    claimed(ledger, "1.2")
+    validated = []
+    validate = Checkpoint.model_validate_json
+    monkeypatch.setattr(
+        Checkpoint, "model_validate_json", lambda line: validated.append(line) or validate(line)
+    )
+    assert Checkpointer(file.path, ledger).step().head == ledger.head()
+    assert 1 <= len(validated) <= 2
+    assert file.last() == file.read()[0][-1]
+    assert len(noted(file)) == 1001
+
+
+def test_a_torn_end_hides_no_checkpoint(file):
+    """However much a power cut left, the last line before it is found; where there is none, none is."""
+    assert file.last() is None
+    file.append(ChainHead(), utcnow())
+    with file.path.open("ab") as torn:
+        torn.write(b"\0\n" * 5000)
+    assert file.last() == file.read()[0][-1]
+    file.path.write_bytes(b"\0\n" * 5000)
+    assert file.last() is None
 
 
 def test_a_line_is_on_the_disk_when_it_is_said_to_be(ledger, file, monkeypatch):

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from pynetdicom import AE, evt
+from sqlalchemy import event
 
 from deploy.pacs import StandInPacs
 from dicom_node import uids
@@ -145,6 +146,43 @@ def test_breaker_leaves_an_absent_pacs_alone(ledger, spool, clock, deliverer, fr
     with StandInPacs(tmp_path / "pacs", port=free_port):
         one.step()
     assert states(ledger) == [DeliveryState.STORED] * 2
+
+
+def test_an_absent_pacs_costs_one_transaction(ledger, spool, deliverer, free_port, clock, monkeypatch):
+    """What could not be sent is noted together, each object with a try of its own."""
+    written(ledger, spool, STUDY)
+    written(ledger, spool, OTHER_STUDY)
+    begun, writing = [], ledger._writing
+    monkeypatch.setattr(ledger, "_writing", lambda: begun.append(True) or writing())
+    deliverer(free_port).step()
+    assert len(begun) == 1
+    assert [one.attempts for study in (STUDY, OTHER_STUDY) for one in deliveries(ledger, study)] == [1] * 4
+    assert ledger.due_deliveries("pacs", 10) == []
+    clock.pass_by(PAST_ANY_PAUSE)
+    assert len(ledger.due_deliveries("pacs", 10)) == 4
+
+
+def test_who_has_nothing_to_send_seldom_looks_for_proof(ledger, deliverer, free_port, clock):
+    """In two seconds of idle looks the ledger is asked at most three times for what has no proof."""
+    one, asked = deliverer(free_port, verify="commitment"), []
+    event.listen(ledger._engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    for _ in range(20):
+        assert one.step() is False
+        clock.pass_by(0.1)
+    assert 1 <= sum("commitments" in statement for statement in asked) <= 3
+
+
+def test_what_one_request_left_is_asked_about_at_once(ledger, spool, pacs, tmp_path, clock):
+    """A second request follows the first in the next step, not a second later."""
+    written(ledger, spool, STUDY)
+    ledger.deliveries_sent({one.delivery_id: 0 for one in ledger.due_deliveries("pacs", 10)})
+    to = {"name": "pacs", "ae_title": "STANDIN", "host": "127.0.0.1", "port": pacs.port}
+    settings = settings_in(tmp_path, destinations=[to], delivery={"batch": 1})
+    one = Deliverer(settings.destinations[0], settings=settings, ledger=ledger, clock=clock)
+    one.step()
+    assert len(ledger.stored_unverified("pacs", 10)) == 1
+    one.step()
+    assert ledger.stored_unverified("pacs", 10) == []
 
 
 def test_refusal_is_tried_again_after_a_pause(ledger, spool, pacs, deliverer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import event
@@ -15,7 +16,7 @@ from dicom_node.spool import Spool
 from tests.dicom_node.build import eventually
 from tests.worker.build import settings_in, written
 from worker.ledger import open_ledger
-from worker.office import Office, repeat
+from worker.office import Loop, Office, repeat
 
 
 @pytest.mark.parametrize("error", [ValueError("DOE^JOHN"), Retryable("The database is away."), OSError(28)])
@@ -30,7 +31,7 @@ def test_loop_survives_any_error(error):
         stop.set()
 
     with capture_logs() as logs:
-        repeat(step, 0.001, 0.0, stop)
+        repeat(Loop(step, 0.001), stop)
     assert len(taken) == 3
     assert len(logs) == 2
     assert "DOE" not in str(logs)
@@ -175,14 +176,53 @@ def test_who_had_work_gathers_before_the_next_step():
             return len(waits) > 3
 
     answers = iter([True, False, None])
-    repeat(lambda: next(answers), 0.1, 0.5, Stop())
+    repeat(Loop(lambda: next(answers), 0.1, 0.5), Stop())
     assert waits == [0.1, 0.5, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(("rests", "waits"), [(9.0, [2.0, 2.0, 9.0, 30.0]), (0.0, [2.0] * 4)])
+def test_a_look_that_takes_long_rests_longer(monkeypatch, rests, waits):
+    """A look takes a tenth of the time, up to the longest pause; what waits for a peer as it did."""
+    now, seconds, rested = [0.0], iter([0.1, 1.0, 60.0]), []
+    monkeypatch.setattr("worker.office.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Stop:
+        def wait(self, pause):
+            rested.append(pause)
+            return len(rested) > 3
+
+    def step():
+        now[0] += next(seconds)
+
+    repeat(Loop(step, 2.0, rests=rests), Stop())
+    assert rested == waits
+
+
+def test_only_looks_rest_for_what_they_took(tmp_path, monkeypatch):
+    """Sending, and whatever else waits for a peer, goes on at its own pace."""
+    started = []
+    monkeypatch.setattr("worker.office.repeat", lambda loop, *_: started.append(loop))
+    destination = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    settings = settings_in(
+        tmp_path,
+        destinations=[destination],
+        heartbeat={"every_minutes": 5},
+        audit={"checkpoints": str(tmp_path / "checkpoints"), "syslog_host": "localhost"},
+        queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"},
+    )
+    stop = threading.Event()
+    stop.set()
+    with open_ledger(settings, migrate=True) as ledger:
+        Office(settings, ledger).run(stop)
+    paced = {loop.step.__qualname__ for loop in started if not loop.rests}
+    assert paced == {"Deliverer.step", "Office.take_reports", "AuditExport.step", "Heartbeat.step"}
+    assert len(started) == 11
 
 
 def test_a_bell_ends_a_pause():
     """A loop that rests for an hour takes a step when it is rung for, and ends when it is to."""
     stop, bell, stepped = threading.Event(), threading.Event(), threading.Event()
-    loop = threading.Thread(target=repeat, args=(stepped.set, 3600.0, 0.0, stop, bell))
+    loop = threading.Thread(target=repeat, args=(Loop(stepped.set, 3600.0), stop, bell))
     loop.start()
     bell.set()
     assert stepped.wait(30)

@@ -93,6 +93,22 @@ def test_an_event_that_was_changed_is_seen_by_the_walk(site, tmp_path):
     assert metrics.AUDIT_INTACT._value.get() == 0
 
 
+def test_a_walk_begins_anew_only_from_its_end(site, monkeypatch):
+    """However long it takes, it comes to the last event before it looks at the first again."""
+    monkeypatch.setattr("worker.audit_walk._EVENTS", 2)
+    _, ledger, _, spool = site
+    written(ledger, spool, "1.2.1")
+    walk = AuditWalk(ledger, round_seconds=0.0)
+    seen = []
+    while walk.step():
+        seen.append(metrics.AUDIT_VERIFIED._value.get())
+        assert len(seen) < 100
+    assert seen == [2 * page for page in range(1, len(seen) + 1)]
+    assert metrics.AUDIT_VERIFIED._value.get() == ledger.head().events
+    walk.step()
+    assert metrics.AUDIT_VERIFIED._value.get() == 2
+
+
 def test_a_walk_goes_on_from_where_it_was(site):
     """Page by page, each only behind the last one; a cut-off end is seen."""
     _, ledger, _, spool = site

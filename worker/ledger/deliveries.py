@@ -86,15 +86,22 @@ class Deliveries(Store):
 
         Refusals are counted as long as nothing else comes between them.
         """
+        self.deliveries_retry([delivery_id], status, pause, refused=refused)
+
+    def deliveries_retry(
+        self, delivery_ids: Collection[int], status: int | None, pause: timedelta, *, refused: bool = False
+    ) -> None:
+        """Note the same of many, in one transaction: a destination that is away is so for all of them."""
+        if not delivery_ids:
+            return
         with self._writing() as writer:
-            row = _find(writer, delivery_id, (DeliveryState.DUE,))
-            if row is None:
-                return
-            refusals = row.refusals + 1 if refused else 0
-            change = {"due_at": writer.now + pause} | _tried(row, status) | {"refusals": refusals}
-            # A destination that is away for a weekend leaves one event, not thousands.
-            says_something_new = row.attempts == 0 or status != row.last_status
-            move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
+            wanted = facts().where(Delivery.id.in_(delivery_ids), Delivery.state == DeliveryState.DUE)
+            for row in writer.execute(wanted.order_by(Delivery.id)).all():
+                refusals = row.refusals + 1 if refused else 0
+                change = {"due_at": writer.now + pause} | _tried(row, status) | {"refusals": refusals}
+                # A destination that is away for a weekend leaves one event, not thousands.
+                says_something_new = row.attempts == 0 or status != row.last_status
+                move(writer, row, Kind.NOT_STORED if says_something_new else None, change)
 
     def delivery_failed(self, delivery_id: int, status: int | None, sentence: str) -> None:
         """Set the delivery aside: it is refused or its bytes are gone, and people must act."""
