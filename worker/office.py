@@ -83,12 +83,13 @@ class Office:
         """Work until `stop` is set."""
         pauses = self._settings.delivery
         looks: list[Callable[[], object]] = [
-            self._reconciler.step,
             self.take_refusals,
             self.drop_outputs,
             self._retainer.step,
         ]
         loops = [
+            # Half its time at most: studies wait for it, and what it took may have been a broker that hung.
+            Loop(self._reconciler.step, pauses.reconcile_seconds, rests=1.0),
             *(Loop(look, pauses.reconcile_seconds, rests=_LOOK) for look in looks),
             Loop(self.sweep, _LONGEST_PAUSE, rests=_LOOK),
             Loop(self._walk.step, _WALK_SECONDS, _ON_THE_WAY_SECONDS, rests=_LOOK),

@@ -46,6 +46,8 @@ def test_figures_are_those_counted_by_hand():
         ("noncovid", "recall"): 4 / 5,
         ("noncovid", "f1"): 4 / 5,
         ("noncovid", "support"): 5,
+        ("covid", "patients"): 3,
+        ("noncovid", "patients"): 5,
         ("weighted", "precision"): (3 * 2 / 3 + 5 * 4 / 5) / 8,
         ("weighted", "recall"): 6 / 8,
         ("weighted", "f1"): 6 / 8,

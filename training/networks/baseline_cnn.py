@@ -38,9 +38,10 @@ class BaselineCNN(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Logits `(B,)` of films `(B, 1, H, W)` in [0, 1]."""
-        hidden_BD = self.classifier[:-1](self.features(pixels_B1HW.expand(-1, 3, -1, -1))).float()
+        hidden_BD = self.classifier[:-1](self.features(pixels_B1HW.expand(-1, 3, -1, -1)))
+        last = self.classifier[-1]
         with torch.autocast(hidden_BD.device.type, enabled=False):  # bfloat16 logits would tie
-            logits_B: Tensor = self.classifier[-1](hidden_BD)[:, 0]
+            logits_B: Tensor = last(hidden_BD.to(last.weight.dtype))[:, 0]
         return logits_B
 
 

@@ -19,7 +19,7 @@ class ResNet18(nn.Module):
 
     def forward(self, pixels_B1HW: Tensor) -> Tensor:
         """Logits `(B,)` of films `(B, 1, H, W)` in [0, 1]."""
-        pooled_BD = self.network(normalise(pixels_B1HW)).float()
+        pooled_BD = self.network(normalise(pixels_B1HW))
         with torch.autocast(pooled_BD.device.type, enabled=False):  # bfloat16 logits would tie
-            logits_B: Tensor = self.head(pooled_BD)[:, 0]
+            logits_B: Tensor = self.head(pooled_BD.to(self.head.weight.dtype))[:, 0]
         return logits_B

@@ -22,7 +22,7 @@ SETS = ("train", "dev", "test", "srcbal")
 CLASSES = ("covid", "noncovid", "weighted")
 PER_CLASS = ("precision", "recall", "f1", "support")
 COLUMNS = ("system", "split", "class", "metric", "value", "low", "high")
-FLOOR = "floor"
+FLOOR, FLOOR_APART = "floor", "floor-apart"
 """The forest on trivial statistics, as a system."""
 Counts = NDArray[np.intp]
 Values = NDArray[np.float64]
@@ -82,9 +82,17 @@ def measure(predictions: Predictions, logits: dict[str, NDArray[np.float64]]) ->
             continue
         counts = metrics.resamples(labels, predictions.patients_N[chosen])
         counts = np.concatenate([np.ones((1, len(labels)), counts.dtype), counts])
+        patients = {
+            label: len(np.unique(predictions.patients_N[chosen][labels == (label == "covid")]))
+            for label in ("covid", "noncovid")
+        }
         for system, logits_N in logits.items():
             values = _values(labels, logits_N[chosen], counts)
             found[system] += [_measurement(system, split, *key, value) for key, value in values.items()]
+            found[system] += [
+                Measurement(system=system, split=split, label=label, metric="patients", value=float(count))
+                for label, count in patients.items()
+            ]
     return tuple(row for rows in found.values() for row in rows)
 
 

@@ -17,7 +17,7 @@ from training.evaluation import floor
 from training.films import datasets
 from training.films.datasets import Row
 from training.report import maps, sections
-from training.report.classification import FLOOR, measure, write_metrics
+from training.report.classification import FLOOR, FLOOR_APART, measure, write_metrics
 from training.report.finished import Finished, finished_runs
 from training.report.pagestyle import HTML
 from training.report.pictures import style
@@ -54,7 +54,9 @@ def write_report(runs: Path, out: Path, *, data: Path | None, pictures: Pictures
     out.mkdir(parents=True, exist_ok=True)
     logits = {run.system.name: run.predictions.logits_N for run in done}
     if rows is not None and data is not None:
-        logits[FLOOR] = floor_logits(data, rows, done[0])
+        for name, apart in ((FLOOR, False), (FLOOR_APART, True)):
+            if (floor_N := floor_logits(data, rows, done[0], apart=apart)) is not None:
+                logits[name] = floor_N
     measurements = measure(done[0].predictions, logits)
     write_metrics(out / METRICS, measurements)
     style()
@@ -79,11 +81,22 @@ def as_html(text: str) -> str:
     return HTML.replace("BODY", body)
 
 
-def floor_logits(data: Path, rows: Sequence[Row], run: Finished) -> NDArray[np.float64]:
-    """Logits `(N,)` of a forest on trivial statistics that learnt from the films the runs learnt from."""
+def floor_logits(
+    data: Path, rows: Sequence[Row], run: Finished, *, apart: bool = False
+) -> NDArray[np.float64] | None:
+    """Logits `(N,)` of a forest on trivial statistics that learnt from the films the runs learnt from.
+
+    With `apart` without those of publishers that contribute both classes, so that it knows none of theirs.
+    None where that leaves films of one class only.
+    """
     statistics = floor.statistics(data, rows)
     learnt = run.predictions.splits_N == "train"
-    forest = floor.fit_floor(statistics[learnt], run.predictions.labels_N[learnt])
+    if apart:
+        learnt &= ~run.predictions.balanced_N
+    labels = run.predictions.labels_N[learnt]
+    if len(np.unique(labels)) < 2:
+        return None
+    forest = floor.fit_floor(statistics[learnt], labels)
     probability = forest.predict_proba(statistics)[:, 1]
     return np.asarray(logit(np.clip(probability, 1e-6, 1 - 1e-6)), np.float64)
 

@@ -56,7 +56,7 @@ def opening(paper: Paper, done: Sequence[Finished], missing: Sequence[System], c
             [
                 ["Command", f"`{command}`"],
                 ["Systems done", str(len(done))],
-                ["Films", f"{len(done[0].predictions.files):,}, split by {made[0].split}"],
+                ["Films", _counted(done[0])],
                 ["Digest of the data (SHA-256)", f"`{made[0].data}`"],
                 ["Code (commit)", said([m.commit for m in made])],
                 ["Device", said([m.device for m in made])],
@@ -73,6 +73,13 @@ def opening(paper: Paper, done: Sequence[Finished], missing: Sequence[System], c
     )
 
 
+def _counted(run: Finished) -> str:
+    splits = run.predictions.splits_N
+    extra = int((splits == "extra").sum())
+    beside = f", and {extra} that are measured only" if extra else ""
+    return f"{len(splits) - extra:,} of the report's subset, split by {run.configuration.split}{beside}"
+
+
 def _films(run: Finished) -> dict[str, tuple[int, int]]:
     counted = {split: confusion(run.predictions, split) for split in datasets.SPLITS}
     return {
@@ -84,6 +91,8 @@ def _films(run: Finished) -> dict[str, tuple[int, int]]:
 def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Sequence[Measurement]) -> None:
     """Table 2, Appendix D, Figure 2 and Appendix B."""
     paper.add(
+        "## In short" if (told := tables.conclusion(measurements)) else "",
+        told,
         "## Table 2 of the report beside ours",
         "Percent; COVID-19 is the positive class, a film is called COVID at p > 0.5. Intervals (95 %) are of "
         "1000 resamples of patients.",
@@ -103,14 +112,17 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
     if any(m.system == FLOOR for m in measurements):
         paper.add(
             "**Floor** is a random forest on eight statistics of a film, blind to the lungs: size, grey "
-            "values, borders. A network that does no better has shown nothing about lungs."
+            "values, borders. A network that does no better has shown nothing about lungs. Of the films that "
+            "forest and networks learnt from, some are of the publishers of the source-balanced set, other "
+            "patients of theirs; **Floor, without these publishers** learnt from none of those."
         )
     for split in SETS:
         found = tables.metric_table(measurements, split)
         paper.add(f"### On {tables.SET_NAMES[split]}: {tables.supports(measurements, split)}", found)
     paper.add(
         "Source-balanced films are of publishers that contribute both classes, and of patients that nothing "
-        "was learnt of; those of dev are among them."
+        "was learnt of. Those of dev, which chose each run's epoch, are among them; where a class has fewer "
+        "than twenty patients, the intervals are too narrow."
     )
     chart = figures.trainable_figure(done, measurements)
     if chart is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.report.classification import CLASSES, FLOOR, SETS, Measurement, confusion
+from training.report.classification import CLASSES, FLOOR, FLOOR_APART, SETS, Measurement, confusion
 from training.report.finished import Finished, label_of
 from training.report.published import Doubt, published
 from training.sweep.systems import System, report_systems
@@ -30,7 +30,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) 
 
 def names() -> dict[str, str]:
     """Short name of every system."""
-    return {system.name: label_of(system) for system in report_systems()} | {FLOOR: "Floor"}
+    floors = {FLOOR: "Floor", FLOOR_APART: "Floor, without these publishers"}
+    return {system.name: label_of(system) for system in report_systems()} | floors
 
 
 def by_key(measurements: Sequence[Measurement]) -> dict[Key, Measurement]:
@@ -86,13 +87,40 @@ def metric_table(measurements: Sequence[Measurement], split: str) -> str:
 
 
 def supports(measurements: Sequence[Measurement], split: str) -> str:
-    """How many films of each class a set has, in words."""
+    """How many films and patients of each class a set has, in words."""
     found = by_key(measurements)
     first = measurements[0].system
-    covid, other = (found.get((first, split, label, "support")) for label in ("covid", "noncovid"))
-    if covid is None or other is None:
-        return "no films of both classes"
-    return f"{covid.value:.0f} COVID, {other.value:.0f} other films"
+    told = []
+    for label, name in (("covid", "COVID"), ("noncovid", "other")):
+        films, patients = (found.get((first, split, label, metric)) for metric in ("support", "patients"))
+        if films is None or patients is None:
+            return "no films of both classes"
+        told.append(f"{films.value:.0f} {name} films of {patients.value:.0f} patients")
+    return ", ".join(told)
+
+
+def conclusion(measurements: Sequence[Measurement]) -> str:
+    """The best network's AUROC beside the floors, on what was held back; empty without a floor."""
+    found = by_key(measurements)
+    told = []
+    for split in ("test", "srcbal"):
+        floor, apart = (found.get((name, split, "all", "auroc")) for name in (FLOOR, FLOOR_APART))
+        nets = [
+            m
+            for m in measurements
+            if (m.split, m.metric) == (split, "auroc") and m.system not in {FLOOR, FLOOR_APART}
+        ]
+        if floor is None or not nets:
+            continue
+        best = max(nets, key=lambda m: m.value)
+        word = "does not reach" if best.value <= floor.value else "is above"
+        beside = f"; of a floor that knows no film of these publishers: {percent(apart)}" if apart else ""
+        reached = f"has an AUROC of {percent(best)} and {word} the floor, {percent(floor)}{beside}."
+        told.append(
+            f"- On {SET_NAMES[split]} ({supports(measurements, split)}) the best network, "
+            f"{names()[best.system]}, {reached}"
+        )
+    return "\n".join(told)
 
 
 def confusion_table(done: Sequence[Finished]) -> str:
