@@ -29,8 +29,7 @@ def keep_buffers() -> None:
 def everything_kept() -> Iterator[None]:
     """Keep whatever is freed, however large, until the context ends.
 
-    A training step asks for the tensors of the step before; the kernel would clear their pages anew each
-    time, for more than half of the baseline CNN's time and a sixth of DenseNet-121's.
+    A training step asks for the tensors of the step before; the kernel would clear their pages anew.
     """
     _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
     try:

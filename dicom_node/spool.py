@@ -196,7 +196,7 @@ class Spool:
     def _file(self, part: Part, name: str, study_instance_uid: str) -> tuple[Path, Filed]:
         """Give a part its name in its study, durably; exactly one of equal parts is `NEW`."""
         # Before the part is synchronised, so that a journal takes both to the disk at one time.
-        (self._studies / study_instance_uid).mkdir(mode=0o700, exist_ok=True)
+        self._present(study_instance_uid)
         part.synchronise()
         reach("spool.after_fsync")
         try:
@@ -223,11 +223,18 @@ class Spool:
         reach("spool.after_directory_fsync")
         return path, filed
 
-    def _study_directory(self, study_instance_uid: str) -> Path:
+    def _present(self, study_instance_uid: str) -> Path:
+        """The directory of a study, which need not be durable yet."""
         directory = self._studies / study_instance_uid
-        # Another thread may have made it and not be done: whoever has not seen it durable synchronises.
         if not directory.is_dir():
+            # Forgotten first: who finds it made must not take it for the durable one that was purged.
             self._durable.discard(study_instance_uid)
+            directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
+
+    def _study_directory(self, study_instance_uid: str) -> Path:
+        directory = self._present(study_instance_uid)
+        # Another thread may have made it and not be done: whoever has not seen it durable synchronises.
         if study_instance_uid not in self._durable:
             make_directory(directory)
             if len(self._durable) >= _REMEMBERED_STUDIES:

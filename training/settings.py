@@ -59,7 +59,7 @@ class TrainingSettings(_Part):
     sampling: Literal["natural", "balanced"] = "natural"
     """`natural`: every film as often as another, COVID films weighted in the loss; `balanced`: drawn by
     `tasks.strata`, none weighted."""
-    opacity_share: float | None = Field(default=None, ge=0, le=1)
+    opacity_share: float | None = Field(default=None, gt=0, lt=1)
     """Of the films without COVID that `balanced` draws, those that show an opacity: what COVID has to be told
     from."""
     leave_out: tuple[str, ...] = ()

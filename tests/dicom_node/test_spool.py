@@ -168,6 +168,20 @@ def test_one_of_many_equal_sends_is_new(spool: Spool) -> None:
     assert sorted(filed) == [Filed.DUPLICATE] * 9 + [Filed.NEW]
 
 
+def test_a_study_that_comes_after_its_purge_is_durable_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory is a new one: the name is brought to the disk before 0x0000 is answered."""
+    content = encoded(film())
+    instance, _ = spool.store(content, transfer_syntax_uid=SYNTAX, arrival=arrival())
+    spool.remove([instance.path])
+    assert not instance.path.parent.exists()
+    synchronised: list[Path] = []
+    monkeypatch.setattr("dicom_node.durable.synchronise", synchronised.append)
+    assert keep(spool, content) is Filed.NEW
+    assert instance.path.parent.parent in synchronised
+
+
 def test_a_context_that_is_left_leaves_nothing(spool: Spool) -> None:
     """An object that is never filed is gone from the disk."""
     with spool.receive() as incoming:
