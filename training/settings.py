@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.errors import ConfigurationError
 
@@ -70,6 +70,12 @@ class TrainingSettings(_Part):
     """Epochs between two looks at `dev`."""
     threads: int = Field(default=2, ge=1)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.opacity_share is not None and self.sampling != "balanced":
+            raise ValueError("opacity_share is of balanced sampling")
+        return self
+
     @property
     def epochs(self) -> int:
         """Epochs of all stages."""
@@ -118,5 +124,7 @@ def read_settings(path: Path) -> TrainingSettings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"The training settings {path} cannot be read: {error}.") from None
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ConfigurationError(f"The training settings {path} are not usable at `{where}`.") from None
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        why = f" at `{where}`" if where else f": {first['msg']}"
+        raise ConfigurationError(f"The training settings {path} are not usable{why}.") from None

@@ -203,3 +203,19 @@ def test_settings_are_read_from_a_file(tmp_path):
     path.write_text("sede = 3\n")
     with pytest.raises(ConfigurationError, match="`sede`"):
         read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('sampling = "balanced"\nopacity_share = 1.0', "not usable at `opacity_share`"),
+        ("opacity_share = 0.5", "opacity_share is of balanced sampling"),
+        ("head_epochs = -1", "not usable at `head_epochs`"),
+    ],
+)
+def test_settings_that_leave_nothing_to_draw_are_one_sentence(tmp_path, text, sentence):
+    """A share that takes all of a class, one that is never looked at, and epochs that cannot be."""
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=sentence):
+        read_settings(path)
