@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 
-from deploy.stack import announce_ready, die_with_parent
+from deploy.stack import announce_ready, die_with_parent, stopped_by
 from dicom_node import failpoints, tracing
 from dicom_node.logs import configure_logs
 from worker.settings import Settings, load_settings
@@ -37,11 +36,9 @@ def serve_deliver(ready_fd: int | None) -> None:
     settings = _begin(ready_fd, "deliver")
     from worker.office import run_deliver  # noqa: PLC0415
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    announce_ready(ready_fd)
-    run_deliver(settings, stop)
+    with stopped_by(signal.SIGTERM, signal.SIGINT) as stop:
+        announce_ready(ready_fd)
+        run_deliver(settings, stop)
 
 
 def _leave_out(*packages: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import math
 import os
+import queue
 import select
 import signal
 import subprocess
@@ -169,7 +170,6 @@ class Stack:
             longest_pause: seconds before a program that fails again and again is started again.
         """
         self._children = [_Child(program, report, longest_pause) for program in programs]
-        self._stop = threading.Event()
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Supervise until SIGTERM, SIGINT or SIGHUP; `on_ready` is called once, when all serve.
@@ -179,9 +179,9 @@ class Stack:
                 stopped.
         """
         announced = False
-        with self._signals():
+        with stopped_by(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as stop:
             try:
-                while not self._stop.wait(_LOOK_SECONDS):
+                while not stop.wait(_LOOK_SECONDS):
                     for child in self._children:
                         child.look()
                     if not announced and all(child.ready for child in self._children):
@@ -191,15 +191,31 @@ class Stack:
                 for child in reversed(self._children):
                     child.end()
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = {number: signal.signal(number, lambda *_: self._stop.set()) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+@contextlib.contextmanager
+def stopped_by(*numbers: signal.Signals) -> Iterator[threading.Event]:
+    """An event that any of these signals sets, however many of them come and whatever they interrupt.
+
+    No handler may set it itself: the lock of an event is not reentrant, and a second signal, or one that
+    comes while the main thread waits, would wait for ever for what it has interrupted. A SimpleQueue may be
+    filled by a handler, and a thread sets the event. To be called from the main thread.
+    """
+    stop, told = threading.Event(), queue.SimpleQueue[bool]()
+
+    def pass_on() -> None:
+        if told.get():
+            stop.set()
+
+    before = {number: signal.signal(number, lambda *_: told.put(True)) for number in numbers}
+    passing = threading.Thread(target=pass_on, name="signals", daemon=True)
+    passing.start()
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        told.put(False)
+        passing.join()
 
 
 def announce_ready(ready_fd: int | None) -> None:

@@ -162,8 +162,36 @@ def test_a_drained_child_stays_down(tmp_path):
         while not starts.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(1.5)  # longer than the first pause before a start
-        stack._stop.set()
+        signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=stop_later).start()
     stack.run(lambda: None)
     assert starts.read_text() == "x\n"
+
+
+STORM = """
+    import os, signal, threading, time
+    from deploy.stack import stopped_by
+
+    def send():
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with stopped_by(signal.SIGTERM) as stop:
+        with stop._cond:  # as where a signal interrupts a wait of the main thread
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(20)
+        threading.Thread(target=send, daemon=True).start()
+        ends = time.monotonic() + 1
+        while time.monotonic() < ends:
+            stop.wait(0.001)
+    print("ended", flush=True)
+    os._exit(0)
+"""
+
+
+def test_no_signal_can_hang_what_waits_for_one(start, tmp_path):
+    """A signal that interrupts a wait, or the handling of another one, is only a signal more."""
+    process = start(sys.executable, "-c", textwrap.dedent(STORM))
+    assert process.wait(60) == 0
+    assert (tmp_path / "output").read_text() == "ended\n"
