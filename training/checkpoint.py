@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
+import math
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dicom_node.errors import ConfigurationError
+from training.files import write_whole
 
 _MODEL, _AVERAGE, _OPTIMISER = "model.", "average.", "optimiser."
 
@@ -48,11 +49,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) 
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()}, {"run": json.dumps(metadata)}
     )
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, content)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -70,18 +67,37 @@ def read_checkpoint(path: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
 
 
 def restore(tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimiser: Optimizer) -> None:
-    """Put a run back where it was."""
-    model.load_state_dict(_part(tensors, _MODEL))
-    average.load_state_dict(_part(tensors, _AVERAGE))
+    """Put a run back where it was.
+
+    Raises:
+        ConfigurationError: the tensors are of another network.
+    """
     parameters = list(model.parameters())
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, _OPTIMISER).items():
-        index, key = name.split(".")
-        kept = state.setdefault(int(index), {})
-        # A fused optimiser walks memory: its state has to lie there as the parameter does.
-        like = parameters[int(index)]
-        kept[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+    try:
+        model.load_state_dict(_part(tensors, _MODEL))
+        average.load_state_dict(_part(tensors, _AVERAGE))
+        for name, tensor in _part(tensors, _OPTIMISER).items():
+            index, key = name.split(".")
+            kept = state.setdefault(int(index), {})
+            # A fused optimiser walks memory: its state has to lie there as the parameter does.
+            like = parameters[int(index)]
+            kept[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+    except (RuntimeError, ValueError, IndexError):
+        raise ConfigurationError("The checkpoint is of another network: choose a new directory.") from None
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def require_number(loss: float, epoch: int) -> None:
+    """Refuse to go on, and to keep what was learnt, when the loss is no number any more.
+
+    Raises:
+        ConfigurationError: it is infinite or NaN.
+    """
+    if not math.isfinite(loss):
+        raise ConfigurationError(
+            f"The loss of epoch {epoch} is no number any more: begin anew with a smaller learning_rate."
+        )
 
 
 def load_average(path: Path, model: nn.Module) -> dict[str, object]:

@@ -32,6 +32,8 @@ class TaskWeights(_Part):
     view: float = 0.0
     findings: float = 0.0
     """Of the fourteen together."""
+    lungs: float = Field(default=0.0, ge=0)
+    """Of the share of the class activation map that lies outside the lungs, see `outside`."""
 
 
 class TrainingSettings(_Part):
@@ -42,7 +44,7 @@ class TrainingSettings(_Part):
         Stage(size=96, epochs=11),
         Stage(size=128, epochs=3),
         Stage(size=192, epochs=2),
-        Stage(size=320, epochs=2),
+        Stage(size=224, epochs=2),
     )
     films_per_epoch: int = Field(default=512, ge=1)
     """Films drawn for an epoch, without replacement; small, so that a checkpoint is never far away."""

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 from dicom_node.errors import ConfigurationError
 from training import checkpoint, tasks
 from training.bundle.provenance import RunRecord
+from training.files import write_whole
 from training.films import datasets
 from training.films.datasets import Row
 from training.networks.densenet import DenseNet121
@@ -70,7 +71,7 @@ def average_runs(
     members = tuple(checkpoint.digest(run / CHECKPOINT) for run in runs)
     whole = first.model_copy(update={"mean_of": members})
     into.mkdir(parents=True, exist_ok=True)
-    (into / CONFIGURATION).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(into / CONFIGURATION, whole.model_dump_json(indent=2) + "\n")
     metadata = {"run": whole.model_dump(mode="json"), "epochs": first.settings.epochs}
     checkpoint.write_average(into / CHECKPOINT, network, metadata)
     return whole

@@ -67,11 +67,13 @@ class MultiTask(nn.Module):
         self.network = network
         self.heads = nn.Linear(1024, len(TASKS) - 1)
 
-    def forward(self, pixels_B1HW: Tensor) -> Tensor:
-        """Logits `(B, T)` of films `(B, 1, H, W)` in [0, 1]."""
-        pooled_BD = self.network.pooled(pixels_B1HW)
-        with torch.autocast(pooled_BD.device.type, enabled=False):  # bfloat16 logits would tie
-            return torch.cat([self.network.head(pooled_BD), self.heads(pooled_BD)], dim=1)
+    def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(B, T)` and activation maps `(B, H / 32, W / 32)` of films `(B, 1, H, W)` in [0, 1]."""
+        last_BDhw = self.network.last(pixels_B1HW)
+        with torch.autocast(last_BDhw.device.type, enabled=False):  # bfloat16 logits would tie
+            pooled_BD = last_BDhw.mean(dim=(2, 3))
+            logits_BT = torch.cat([self.network.head(pooled_BD), self.heads(pooled_BD)], dim=1)
+            return logits_BT, self.network.cams(last_BDhw)
 
 
 class TaskLoss(nn.Module):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
-from training import checkpoint, tasks
+from training import checkpoint, outside, tasks
 from training.bundle.provenance import RunRecord, commit, positive_weight
 from training.device import Device, best_device
 from training.evaluation.metrics import auroc
+from training.files import write_whole
 from training.films import datasets
 from training.films.augment import augment, plain, shrink
 from training.films.datasets import Row
@@ -40,14 +41,14 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     Args:
         settings: the run.
         rows: the whole catalogue; only `trainable` ones are learnt from, `dev` is looked at.
-        inputs_NHW: recipe outputs, `(N, 320, 320)`, in the order of `rows`.
+        inputs_NHW: recipe outputs, `(N, SIZE, SIZE)`, in the order of `rows`.
         run: directory for configuration, log and checkpoint.
 
     Returns:
         The checkpoint's path.
 
     Raises:
-        ConfigurationError: the checkpoint belongs to other settings or films.
+        ConfigurationError: the checkpoint belongs to other settings or films, or the loss is no number.
     """
     torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
@@ -57,7 +58,7 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     learner = _Learner(settings, 1.0 if settings.sampling == "balanced" else positive_weight(rows), device)
     record, begin = _begin(settings, rows, run / CHECKPOINT, learner)
     run.mkdir(parents=True, exist_ok=True)
-    (run / CONFIGURATION).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(run / CONFIGURATION, record.model_dump_json(indent=2) + "\n")
     views = _Views(inputs_NHW[learnt], [r for r, use in zip(rows, learnt, strict=True) if use], settings)
     dev = np.array([row.split == "dev" for row in rows])
     dev_targets_NT = tasks.targets([row for row in rows if row.split == "dev"])
@@ -137,7 +138,8 @@ class _Views:
         self._count = settings.films_per_epoch if balanced else min(settings.films_per_epoch, len(rows))
         self.steps = math.ceil(self._count / settings.batch)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+        """Views `(B, size, size)` and what is known of them `(B, T)`."""
         size, batch = self._settings.size_of(epoch), self._settings.batch
         if size != self._size:
             self._size, self._films_NHW = size, shrink(self._inputs_NHW, size)
@@ -150,7 +152,7 @@ class _Views:
         for start in range(0, self._count, batch):
             chosen = order[start : start + batch]
             views = np.stack([augment(self._films_NHW[i], size, random) for i in chosen])
-            yield pixels(views), torch.from_numpy(self._targets_NT[chosen])
+            yield views, torch.from_numpy(self._targets_NT[chosen])
 
 
 class _Learner:
@@ -172,23 +174,27 @@ class _Learner:
         )
 
     def learn(self, views: _Views, epoch: int) -> float:
-        """One epoch; the mean loss of its steps."""
+        """One epoch; the mean loss of its steps. Raises `ConfigurationError` where that is no number."""
         self.model.train()
         features = self.model.network.features.requires_grad_(epoch >= self.settings.head_epochs)
         features.train(epoch >= self.settings.head_epochs)
         total = 0.0
-        for step, (pixels_B1HW, targets_BT) in enumerate(views.batches(epoch)):
+        for step, (views_BHW, targets_BT) in enumerate(views.batches(epoch)):
             rate = self.settings.rate_at(epoch + step / views.steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.zero_grad(set_to_none=True)
             with self.device.autocast():
-                logits_BT = self.model(pixels_B1HW.to(self.device.device))
-            loss = self._loss(logits_BT.float(), targets_BT.to(self.device.device))
+                logits_BT, cams_Bhw = self.model(pixels(views_BHW).to(self.device.device))
+            loss = self._loss(logits_BT, targets_BT.to(self.device.device))
+            if self.settings.weights.lungs:
+                lungs_Bhw = outside.lungs_of(views_BHW, cams_Bhw.shape[-1]).to(self.device.device)
+                loss = loss + self.settings.weights.lungs * outside.share_outside(cams_Bhw, lungs_Bhw)
             loss.backward()
             self.optimiser.step()
             checkpoint.follow(self.average, self.model, self.settings.average)
             total += loss.item()
+        checkpoint.require_number(total, epoch + 1)
         return total / views.steps
 
     @torch.inference_mode()
@@ -198,7 +204,7 @@ class _Learner:
         for start in range(0, len(inputs_NHW), self.settings.batch):
             with self.device.autocast():
                 films_B1HW = pixels(inputs_NHW[start : start + self.settings.batch])
-                parts.append(self.average(films_B1HW.to(self.device.device)).float())
+                parts.append(self.average(films_B1HW.to(self.device.device))[0])
         logits: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return logits
 

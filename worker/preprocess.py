@@ -1,6 +1,6 @@
 """The one recipe from a grey film to the network's input: training and serving share it by import.
 
-`equalise-320/1`: window to the 0.5th-99.5th percentile, shrink to 320x320 by area without keeping the
+`equalise-224/1`: window to the 0.5th-99.5th percentile, shrink to 224x224 by area without keeping the
 aspect (as the report does), then equalise the histogram. Equalising leaves only the order of grey
 values, so the score hardly depends on bit depth, window or publisher's contrast.
 """
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-RECIPE = "equalise-320/1"
-SIZE = 320
+RECIPE = "equalise-224/1"
+SIZE = 224
 _LOW, _HIGH = 0.5, 99.5
 _LEVELS = 4096
 
@@ -24,7 +24,7 @@ def to_input(grey_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float3
         grey_HW: film of any size and bit depth, bright where the body is dense.
 
     Returns:
-        `(320, 320)` uint8; the network takes it as float32 divided by 255.
+        `(224, 224)` uint8; the network takes it as float32 divided by 255.
     """
     # Every second pixel is enough for a percentile, and four times cheaper.
     sample = grey_HW[::2, ::2] if min(grey_HW.shape) > 2 * SIZE else grey_HW
@@ -38,7 +38,7 @@ def to_input(grey_HW: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float3
 
 
 def to_batch(inputs: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Stack recipe outputs to the network's `(B, 1, 320, 320)` float32 in [0, 1]."""
+    """Stack recipe outputs to the network's `(B, 1, 224, 224)` float32 in [0, 1]."""
     return np.stack(inputs)[:, None].astype(np.float32) / np.float32(255)
 
 

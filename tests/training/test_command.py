@@ -9,7 +9,7 @@ import structlog
 
 from dicom_node.errors import ConfigurationError
 from training.__main__ import main
-from training.bundle.card_sections import maps
+from training.bundle.card_maps import maps
 from training.evaluation.evaluate import Evaluation
 from training.explain.explanation import read_explanation
 

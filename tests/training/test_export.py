@@ -16,7 +16,7 @@ from training.bundle.candidates import read_candidates
 from training.bundle.card import write_card
 from training.bundle.export import export, reference
 from training.evaluation import floor
-from training.evaluation.evaluate import UNSEEN, Evaluation, evaluate, measured
+from training.evaluation.evaluate import JUDGED, Evaluation, evaluate, measured
 from training.films import datasets
 from training.networks.densenet import DenseNet121
 from training.networks.reopen import reopen
@@ -114,7 +114,9 @@ def test_a_model_that_lost_its_weights_does_not_serve(bundle, engine):
 
 def test_a_bundle_gives_its_network_back(bundle, model):
     """What is reopened from the model file gives the logits and maps of the network that was exported."""
-    inputs_BHW = np.random.default_rng(0).integers(0, 256, (2, 320, 320), dtype=np.uint8)
+    inputs_BHW = np.random.default_rng(0).integers(
+        0, 256, (2, preprocess.SIZE, preprocess.SIZE), dtype=np.uint8
+    )
     for found, expected in zip(
         reference(reopen(bundle), inputs_BHW), reference(model, inputs_BHW), strict=True
     ):
@@ -124,7 +126,9 @@ def test_a_bundle_gives_its_network_back(bundle, model):
 def test_any_batch_gives_what_torch_gives(bundle, model):
     """Batches of one and of three agree with the reference in logit and map."""
     compiled = openvino.Core().compile_model(bundle.model_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    inputs_BHW = np.random.default_rng(0).integers(0, 256, (3, 320, 320), dtype=np.uint8)
+    inputs_BHW = np.random.default_rng(0).integers(
+        0, 256, (3, preprocess.SIZE, preprocess.SIZE), dtype=np.uint8
+    )
     logits_B, cams_Bhw = reference(model, inputs_BHW)
     for count in (1, 3):
         found = compiled(preprocess.to_batch(list(inputs_BHW[:count])))
@@ -159,7 +163,9 @@ def test_the_card_shows_the_floor_beside_every_figure(bundle, evaluation):
     card = write_card(bundle.manifest)
     for figures in evaluation.figures:
         line = next(line for line in card.splitlines() if line.startswith(f"| {figures.rows} |"))
-        assert f"{figures.auroc} | {figures.floor_auroc}" in line
+        assert f"{figures.auroc} | {figures.floor_auroc} | {figures.above_floor} |" in line
+        assert figures.above_floor.value == pytest.approx(figures.auroc.value - figures.floor_auroc.value)
+        assert figures.above_floor.low <= figures.above_floor.value <= figures.above_floor.high
     assert "| generated | CC0 | 6 | 4 |" in card
     assert "CC BY-NC" not in card
     assert "not for diagnosis" in card
@@ -181,10 +187,17 @@ def test_a_model_that_decides_nothing_is_not_exported(model, evaluation, tmp_pat
 
 def test_an_old_evaluation_still_loads(evaluation):
     """One from before calibration was measured loads, and its card leaves those sections out."""
-    old = evaluation.model_dump(mode="json", exclude={"calibration", "predictive_values", "views"})
+    old = evaluation.model_dump(
+        mode="json", exclude={"calibration", "predictive_values", "views", "subgroups"}
+    )
     loaded = Evaluation.model_validate(old)
     assert loaded.calibration == ()
-    sections = (card_sections.calibration, card_sections.predictive_values, card_sections.views)
+    sections = (
+        card_sections.calibration,
+        card_sections.predictive_values,
+        card_sections.views,
+        card_sections.groups,
+    )
     assert {section(loaded) for section in sections} == {""}
 
 
@@ -197,11 +210,11 @@ def test_the_card_of_the_shipped_bundle_can_be_written():
 def test_the_card_shows_calibration_and_what_a_result_is_worth(bundle, evaluation):
     """Errors before and after, chance, and PPV and NPV of every point on rows that chose no point."""
     card = write_card(bundle.manifest)
-    assert {found.rows for found in evaluation.calibration} == {"dev", "test", UNSEEN}
+    assert {found.rows for found in evaluation.calibration} == {"dev", "test", JUDGED}
     for found in evaluation.calibration:
         assert f"| {found.rows} | {found.ece_before} | {found.ece} | {found.ece_by_chance:.3f} |" in card
     rows = {value.rows for value in evaluation.predictive_values}
-    assert rows == {"test", UNSEEN}
+    assert rows == {"test", JUDGED}
     assert "| rows | point | 1% | 2% | 5% | 10% | 20% | 50% |" in card
     for point in evaluation.operating_points:
         assert f"| test | {point.name} |" in card
@@ -235,6 +248,7 @@ leave_one_source_out = { hannover = 0.61, ieee8023 = 0.642 }
 srcbal = 0.694
 dev = 0.866
 test = 0.848
+pointing = 0.5
 kept = false
 
 [[candidate]]
@@ -250,9 +264,12 @@ def test_what_was_tried_stands_in_the_card(tmp_path):
     path = tmp_path / "candidates.toml"
     path.write_text(EXAMPLE)
     lines = card_sections.tried(read_candidates(path)).splitlines()
-    assert "| candidate | what | without hannover | without ieee8023 | srcbal | dev | test | kept |" in lines
-    assert "| plain | augmentation only | 0.610 | 0.642 | 0.694 | 0.866 | 0.848 | no |" in lines
-    assert "| cropped | lung fields \\| borders cut | 0.700 |  |  |  |  | yes |" in lines
+    assert (
+        "| candidate | what | without hannover | without ieee8023 | srcbal | dev | test | pointing | kept |"
+        in lines
+    )
+    assert "| plain | augmentation only | 0.610 | 0.642 | 0.694 | 0.866 | 0.848 | 0.500 | no |" in lines
+    assert "| cropped | lung fields \\| borders cut | 0.700 |  |  |  |  |  | yes |" in lines
     assert read_candidates(tmp_path / "none.toml") == ()
 
 

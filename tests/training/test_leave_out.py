@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from training.evaluation import floor
 from training.evaluation.leave_out import FOLDS, RESULT, _asked, _learnt, leave_one_source_out
 from training.films import datasets
 from training.settings import Stage, TrainingSettings
+from worker import preprocess
 
 pytestmark = pytest.mark.training
 SETTINGS = TrainingSettings(stages=(Stage(size=32, epochs=1),), films_per_epoch=8, batch=4, threads=1)
@@ -49,10 +51,24 @@ def test_a_candidate_is_measured_on_every_fold(rows, films, tmp_path):
     for fold in found.folds.values():
         assert 0 <= fold.auroc.low <= fold.auroc.value <= fold.auroc.high <= 1
         assert 0 < fold.positive < fold.films
+        assert fold.maps.films == fold.positive
     assert found.mean == pytest.approx(np.mean([fold.auroc.value for fold in found.folds.values()]))
     assert json.loads((tmp_path / "run" / RESULT).read_text())["folds"]["web"]["left_out"] == list(
         FOLDS["web"]
     )
+
+
+def test_a_fold_alone_does_not_forget_the_others(rows, films, tmp_path):
+    """Folds may be measured in several sittings; those of other settings are no part of the result."""
+    given = rows, datasets.load_inputs(films, rows, tmp_path), floor.statistics(films, rows)
+    one, other = tmp_path / "one", tmp_path / "other"
+    leave_one_source_out(SETTINGS, *given, one, only=["web"])
+    both = leave_one_source_out(SETTINGS, *given, one, only=["hannover"])
+    assert set(both.folds) == {"web", "hannover"}
+    other.mkdir()
+    shutil.copy(one / RESULT, other)
+    changed = SETTINGS.model_copy(update={"weight_decay": 0.5})
+    assert set(leave_one_source_out(changed, *given, other, only=["web"]).folds) == {"web"}
 
 
 def test_a_fold_without_a_class_is_refused(rows, films, tmp_path):
@@ -60,5 +76,9 @@ def test_a_fold_without_a_class_is_refused(rows, films, tmp_path):
     few = [row for row in rows if row.positive or row.origin == "nih14"]
     with pytest.raises(ConfigurationError, match="The fold `web` asks no film of one class"):
         leave_one_source_out(
-            SETTINGS, few, np.zeros((len(few), 320, 320), np.uint8), np.zeros((len(few), 8)), tmp_path
+            SETTINGS,
+            few,
+            np.zeros((len(few), preprocess.SIZE, preprocess.SIZE), np.uint8),
+            np.zeros((len(few), 8)),
+            tmp_path,
         )

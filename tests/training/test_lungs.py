@@ -21,7 +21,9 @@ def drawn(centres=((0.30, 0.45), (0.70, 0.45)), opacity=False):
     if opacity:
         cv2.circle(film_HW, (153, 260), 22, 180, -1)
     noisy_HW = film_HW + np.random.default_rng(0).normal(0, 8, film_HW.shape)
-    return preprocess.to_input(noisy_HW.clip(0, 255).astype(np.uint8)), cv2.resize(truth_HW, (320, 320)) > 0
+    return preprocess.to_input(noisy_HW.clip(0, 255).astype(np.uint8)), cv2.resize(
+        truth_HW, (preprocess.SIZE, preprocess.SIZE)
+    ) > 0
 
 
 def dice(one_HW, other_HW):
@@ -48,7 +50,7 @@ def test_lungs_that_lie_elsewhere_are_followed():
 @pytest.mark.parametrize("value", [0, 128])
 def test_a_film_without_lungs_gets_the_average_shape(value):
     """Where nothing is to be found, the average shape stands, and says so."""
-    found = lung_fields(np.full((320, 320), value, np.uint8))
+    found = lung_fields(np.full((preprocess.SIZE, preprocess.SIZE), value, np.uint8))
     assert found.average
     assert 0.15 < found.mask_HW.mean() < 0.35
 

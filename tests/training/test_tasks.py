@@ -89,6 +89,8 @@ def test_only_the_network_is_served():
     network = tasks.DenseNet121().eval()
     pixels = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
-        logits_BT = tasks.MultiTask(network).eval()(pixels)
-        torch.testing.assert_close(logits_BT[:, 0], network(pixels)[0], rtol=1e-4, atol=1e-5)
+        logits_BT, cams_Bhw = tasks.MultiTask(network).eval()(pixels)
+        served_B, served_Bhw = network(pixels)
+        torch.testing.assert_close(logits_BT[:, 0], served_B, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cams_Bhw, served_Bhw)
     assert logits_BT.shape == (2, len(tasks.TASKS))

@@ -176,7 +176,7 @@ def test_a_failed_write_keeps_the_checkpoint_before(trained, tmp_path, monkeypat
     def disk_full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.os.fsync", disk_full)
+    monkeypatch.setattr("training.files.os.fsync", disk_full)
     model = torch.nn.Linear(2, 2)
     optimiser = torch.optim.SGD(model.parameters())
     with pytest.raises(OSError, match="No space left"):
@@ -219,3 +219,20 @@ def test_settings_that_leave_nothing_to_draw_are_one_sentence(tmp_path, text, se
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=sentence):
         read_settings(path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(trained, tmp_path):
+    """Nothing that was learnt of it is kept, and the sentence says from what."""
+    rows, inputs_NHW, _ = trained
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(ConfigurationError, match=r"The loss of epoch \d is no number"):
+        train(settings, rows, inputs_NHW, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_run_does_not_go_on_with_another_network(trained):
+    """Tensors of another network are one sentence, not a trace."""
+    _, tensors = checkpoint.read_checkpoint(trained[2] / CHECKPOINT)
+    other = torch.nn.Linear(2, 1)
+    with pytest.raises(ConfigurationError, match="of another network"):
+        checkpoint.restore(tensors, other, checkpoint.average_of(other), torch.optim.Adam(other.parameters()))

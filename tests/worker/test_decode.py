@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from dicom_node.errors import Reason, Retryable
 from dicom_node.uids import CT_IMAGE
+from worker import preprocess
 from worker.decode import read_film
 from worker.findings import Reading, Rejected, Verdict
 from worker.settings import EligibilitySection
@@ -50,7 +51,7 @@ def test_a_film(phantom, write):
     assert isinstance(found, Reading)
     assert found.eligibility.verdict is Verdict.ELIGIBLE
     assert found.sop_instance_uid == phantom.SOPInstanceUID
-    assert found.film.input_HW.shape == (320, 320)
+    assert found.film.input_HW.shape == (preprocess.SIZE, preprocess.SIZE)
     assert found.film.display_HW.shape == (520, 430)
     assert (found.film.rows, found.film.columns, found.film.bits_stored) == (520, 430, 12)
 

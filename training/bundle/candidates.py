@@ -22,6 +22,8 @@ class Candidate(BaseModel):
     """What is other than in the candidate that it is compared with, in a few words."""
     leave_one_source_out: dict[str, float] = Field(default_factory=dict)
     """AUROC on each source that was left out of training: the figure that selects."""
+    pointing: float | None = Field(default=None, ge=0, le=1)
+    """Share of the COVID films of dev whose map is highest in the lungs; they are a quarter of the area."""
     srcbal: float | None = None
     """AUROC on `srcbal, every patient not learnt from`."""
     dev: float | None = None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import ConfigurationError
 from training.evaluation.evaluate import Evaluation
+from training.files import write_whole
 from training.networks.densenet import DenseNet121
 from worker import preprocess
 from worker.bundle import File, Golden, GoldenCase, Manifest, write_manifest
@@ -97,9 +98,7 @@ def write_onnx(model: DenseNet121, path: Path) -> None:
     graph = program.model_proto
     _strip(graph)
     onnx.checker.check_model(graph, full_check=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(graph.SerializeToString(deterministic=True))
-    temporary.replace(path)
+    write_whole(path, graph.SerializeToString(deterministic=True))
 
 
 def _strip(graph: onnx.ModelProto) -> None:

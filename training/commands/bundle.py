@@ -25,6 +25,7 @@ from training.evaluation.evaluate import evaluate as evaluate_logits
 from training.explain.examine import explain as explain_maps
 from training.explain.examine import served, trained
 from training.explain.explanation import read_explanation, write_explanation
+from training.files import write_whole
 from training.films import datasets
 from training.train import CHECKPOINT, CONFIGURATION, infer, load_network
 from worker.settings import DEFAULT_BUNDLE
@@ -46,7 +47,7 @@ def evaluate(data: Data, run: Run, cache: Cache = Path("build")) -> None:
     evaluation = evaluate_logits(
         rows, logits_N, floor.statistics(data, rows), checkpoint.digest(run / CHECKPOINT)
     )
-    (run / EVALUATION).write_text(evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(run / EVALUATION, evaluation.model_dump_json(indent=2) + "\n")
     for figures in evaluation.figures:
         log.info(
             "measured", rows=figures.rows, auroc=str(figures.auroc), floor_auroc=str(figures.floor_auroc)
@@ -106,7 +107,7 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
         model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
     )
     draw_reliability(evaluation.calibration, bundle / RELIABILITY)
-    (bundle / CARD).write_text(write_card(manifest), encoding="utf-8")
+    write_whole(bundle / CARD, write_card(manifest))
     log.info("bundle_written", version=version, model=manifest.model.sha256)
 
 

@@ -43,7 +43,7 @@ def leave_out(
     fold: Annotated[list[str] | None, typer.Option(help="A fold's name; repeat for more.")] = None,
     cache: Cache = Path("build"),
 ) -> None:
-    """Train with one source left out after the other; the mean AUROC there chooses between candidates."""
+    """Train with one source left out after the other: AUROC there, and where the maps point, choose."""
     settings = settings_of(config, seed)
     rows = datasets.read_rows(data)
     inputs_NHW = datasets.load_inputs(data, rows, cache)
@@ -57,6 +57,8 @@ def leave_out(
             films=left.films,
             auroc=str(left.auroc),
             floor_auroc=str(left.floor_auroc),
+            pointing=str(left.maps.pointing) if left.maps else None,
+            lung_share=str(left.maps.lung_share) if left.maps else None,
         )
     log.info("left_out_mean", auroc=round(found.mean, 4))
 

@@ -13,12 +13,14 @@ from training.evaluation import metrics
 from training.evaluation.calibration import Calibration, PredictiveValue, calibrate, predictive_values
 from training.evaluation.floor import fit_floor
 from training.evaluation.metrics import Estimate
+from training.evaluation.subgroups import Subgroup, ViewFigures, subgroups, within_views
 from training.films import datasets
 from training.films.datasets import TRAINABLE_LICENCES, Row
-from training.tasks import is_ap
 from worker.bundle import OperatingPoint
 
 UNSEEN = "srcbal, every patient not learnt from"
+JUDGED = "srcbal, not learnt from, without dev"
+"""`UNSEEN` without the films that temperature and thresholds were chosen on."""
 
 
 class Figures(BaseModel):
@@ -33,28 +35,12 @@ class Figures(BaseModel):
     auroc: Estimate
     floor_auroc: Estimate
     """The trivial-statistics forest on the same rows."""
+    above_floor: Estimate | None = None
+    """The network's less the floor's, in the same resamples; None in older evaluations."""
     sensitivity: Estimate
     """At the operating point in use."""
     specificity: Estimate
     brier: float
-
-
-class ViewFigures(BaseModel):
-    """What the projection (AP or PA) gives away on one set of rows, and what is left within one."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    rows: str
-    films: int
-    """Of which the projection is known."""
-    positive: int
-    ap_of_positive: float
-    """Share of AP among the COVID films."""
-    ap_of_negative: float
-    view_auroc: Estimate
-    """Of calling AP films positive, without looking at any."""
-    within_auroc: Estimate
-    """The network's, over pairs of films of the same projection."""
 
 
 class Evaluation(BaseModel):
@@ -69,11 +55,13 @@ class Evaluation(BaseModel):
     """The first is in use; all are chosen on `dev`."""
     figures: tuple[Figures, ...]
     calibration: tuple[Calibration, ...] = ()
-    """On `dev`, `test` and every `srcbal` film not learnt from; empty in older evaluations."""
+    """On `dev`, `test` and the `srcbal` films of neither training nor `dev`; empty in older evaluations."""
     predictive_values: tuple[PredictiveValue, ...] = ()
     """On the same rows but `dev`, where the points were chosen."""
     views: tuple[ViewFigures, ...] = ()
     """On `test` and every `srcbal` film not learnt from; empty in older evaluations."""
+    subgroups: tuple[Subgroup, ...] = ()
+    """Of the same rows; empty in older evaluations."""
     interval: Literal["95 % percentile bootstrap over patients"] = "95 % percentile bootstrap over patients"
 
 
@@ -106,7 +94,8 @@ def evaluate(
         )
         for name, set_N in sets.items()
     ]
-    calibrated = {name: sets[name] for name in ("dev", "test", UNSEEN) if name in sets}
+    judged = {name: sets[name] for name in ("test", JUDGED) if name in sets}
+    calibrated = {name: sets[name] for name in ("dev",) if name in sets} | judged
     return Evaluation(
         checkpoint_sha256=checkpoint_sha256,
         data_sha256=datasets.digest(rows),
@@ -119,15 +108,20 @@ def evaluate(
         ),
         predictive_values=tuple(
             value
-            for name, set_N in calibrated.items()
-            if name != "dev"
+            for name, set_N in judged.items()
             for value in predictive_values(name, labels_N[set_N], scores_N[set_N], patients_N[set_N], points)
         ),
         views=tuple(
             found
-            for name in calibrated
-            if name != "dev"
-            and (found := _within_views(name, rows, sets[name], labels_N, scores_N, patients_N))
+            for name in ("test", UNSEEN)
+            if name in sets
+            and (found := within_views(name, rows, sets[name], labels_N, scores_N, patients_N))
+        ),
+        subgroups=tuple(
+            found
+            for name in ("test", UNSEEN)
+            if name in sets
+            for found in subgroups(name, rows, sets[name], labels_N, scores_N, patients_N)
         ),
     )
 
@@ -151,32 +145,8 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
         "test, redistributable films": split["test"] & free,
         "srcbal, dev and test": (split["dev"] | split["test"]) & balanced,
         UNSEEN: balanced & unseen,
+        JUDGED: balanced & unseen & ~split["dev"],
     }
-
-
-def _within_views(  # noqa: PLR0917 (parallel columns of one table)
-    name: str,
-    rows: Sequence[Row],
-    set_N: NDArray[np.bool_],
-    labels_N: NDArray[np.bool_],
-    scores_N: metrics.Scores,
-    patients_N: NDArray[np.str_],
-) -> ViewFigures | None:
-    """None where no two films of both classes share a projection."""
-    known_N = set_N & np.array([is_ap(row) is not None for row in rows])
-    labels, patients = labels_N[known_N], patients_N[known_N]
-    ap = np.array([bool(is_ap(row)) for row in rows])[known_N]
-    if not any(0 < labels[ap == view].sum() < (ap == view).sum() for view in (True, False)):
-        return None
-    return ViewFigures(
-        rows=name,
-        films=len(labels),
-        positive=int(labels.sum()),
-        ap_of_positive=float(ap[labels].mean()),
-        ap_of_negative=float(ap[~labels].mean()),
-        view_auroc=metrics.bootstrap(metrics.auroc, labels, ap.astype(float), patients),
-        within_auroc=metrics.bootstrap_within(labels, scores_N[known_N], ap.astype(str), patients),
-    )
 
 
 def _measure(  # noqa: PLR0917 (parallel columns of one table)
@@ -196,6 +166,7 @@ def _measure(  # noqa: PLR0917 (parallel columns of one table)
         positive=int(labels_N.sum()),
         auroc=estimate(metrics.auroc, scores_N),
         floor_auroc=estimate(metrics.auroc, floor_N),
+        above_floor=metrics.bootstrap_excess(metrics.auroc, labels_N, scores_N, floor_N, patients_N),
         sensitivity=estimate(metrics.sensitivity_at(threshold), scores_N),
         specificity=estimate(metrics.specificity_at(threshold), scores_N),
         brier=metrics.brier(labels_N, scores_N),

@@ -1,4 +1,4 @@
-"""What a way of training is worth on a source never seen: the figure that candidates are chosen by.
+"""What a way of training is worth on a source never seen, and where it looks: what candidates are chosen by.
 
 Each fold leaves the films of some origins out of training and asks which of them are COVID. The films
 that are not come from web publications, of which (almost) none may be learnt from in any fold, so that
@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from dicom_node.errors import ConfigurationError
+from training.device import best_device
 from training.evaluation import metrics
 from training.evaluation.floor import fit_floor
 from training.evaluation.metrics import Estimate
+from training.explain.localise import Location, locate
+from training.explain.lungs import lung_fields
+from training.explain.maps import activation_maps
+from training.files import write_whole
 from training.films.datasets import Row, targets
+from training.networks.densenet import DenseNet121
 from training.settings import TrainingSettings
 from training.train import infer, load_network, train
 
@@ -39,6 +45,8 @@ class Fold(BaseModel):
     auroc: Estimate
     floor_auroc: Estimate
     """The trivial-statistics forest, fitted to what the network learnt from."""
+    maps: Location | None = None
+    """Where the maps of the COVID films point; None in older results."""
 
 
 class LeaveOut(BaseModel):
@@ -66,7 +74,8 @@ def leave_one_source_out(
 ) -> LeaveOut:
     """Train once for each fold, below `run`, and measure each on what it has not seen.
 
-    What is trained already, or put there by `soup`, is measured only.
+    What is trained already, or put there by `soup`, is measured only; folds that were measured before with
+    the same settings stay in the result.
 
     Args:
         settings: of the candidate; `leave_out` is set for each fold.
@@ -80,7 +89,7 @@ def leave_one_source_out(
         ConfigurationError: a fold is unknown or has no films of a class; or see `train`.
     """
     labels_N, patients_N = targets(rows), np.array([row.patient_group for row in rows])
-    folds: dict[str, Fold] = {}
+    folds = _measured(settings, run / RESULT)
     for name in only or FOLDS:
         if name not in FOLDS:
             raise ConfigurationError(f"`{name}` is no fold: choose of {', '.join(FOLDS)}.")
@@ -90,7 +99,8 @@ def leave_one_source_out(
             if len(set(labels_N[set_N])) != 2:
                 raise ConfigurationError(f"The fold `{name}` {what} no film of one class.")
         train(settings.model_copy(update={"leave_out": origins}), rows, inputs_NHW, run / name)
-        scores_N = infer(load_network(run / name), inputs_NHW[asked_N])
+        network = load_network(run / name)
+        scores_N = infer(network, inputs_NHW[asked_N])
         forest = fit_floor(statistics_N8[learnt_N], labels_N[learnt_N])
         floor_N = forest.predict_proba(statistics_N8[asked_N])[:, 1]
         asked_labels, asked_patients = labels_N[asked_N], patients_N[asked_N]
@@ -100,10 +110,26 @@ def leave_one_source_out(
             positive=int(asked_labels.sum()),
             auroc=metrics.bootstrap(metrics.auroc, asked_labels, scores_N, asked_patients),
             floor_auroc=metrics.bootstrap(metrics.auroc, asked_labels, floor_N, asked_patients),
+            maps=_maps(network, inputs_NHW[asked_N & labels_N], patients_N[asked_N & labels_N]),
         )
     result = LeaveOut(settings=settings, folds=folds)
-    (run / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(run / RESULT, result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def _measured(settings: TrainingSettings, path: Path) -> dict[str, Fold]:
+    """What is known of these settings already."""
+    try:
+        before = LeaveOut.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return dict(before.folds) if before.settings == settings else {}
+
+
+def _maps(network: DenseNet121, inputs_NHW: NDArray[np.uint8], patients_N: NDArray[np.str_]) -> Location:
+    device = best_device()
+    maps_NHW = activation_maps(network.to(device.device), inputs_NHW, device)
+    return locate(maps_NHW, [lung_fields(input_HW) for input_HW in inputs_NHW], patients_N)
 
 
 def _learnt(rows: Sequence[Row], left_out: Sequence[str]) -> NDArray[np.bool_]:

@@ -67,6 +67,25 @@ def bootstrap(
     )
 
 
+def bootstrap_excess(
+    metric: Metric,
+    labels_N: Labels,
+    scores_N: Scores,
+    other_N: Scores,
+    patients_N: NDArray[np.str_],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """By how much a metric is higher with one score than with another, on the same resampled patients."""
+
+    def excess(chosen: NDArray[np.intp] | slice) -> float:
+        labels = labels_N[chosen]
+        return metric(labels, scores_N[chosen]) - metric(labels, other_N[chosen])
+
+    drawn = draws(labels_N, patients_N, seed=seed)
+    return estimate(excess(slice(None)), [excess(chosen) for chosen in drawn])
+
+
 def resamples(labels_N: Labels, patients_N: NDArray[np.str_], *, seed: int = 0) -> NDArray[np.intp]:
     """How often each film stands in each of 1000 resamples, `(1000, N)`.
 

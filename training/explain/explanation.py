@@ -10,6 +10,7 @@ from dicom_node.errors import ConfigurationError
 from training.explain.localise import Location
 from training.explain.randomise import Randomised
 from training.explain.removal import Removal
+from training.files import write_whole
 
 EXPLANATION = "explanation.json"
 
@@ -48,7 +49,7 @@ class Explanation(BaseModel):
 
 def write_explanation(directory: Path, explanation: Explanation) -> None:
     """Write `explanation.json`."""
-    (directory / EXPLANATION).write_text(explanation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(directory / EXPLANATION, explanation.model_dump_json(indent=2) + "\n")
 
 
 def read_explanation(directory: Path, weights_sha256: str, data_sha256: str) -> Explanation | None:

@@ -1,6 +1,6 @@
 """Lung fields of a film by classical means, to ask whether a map points into the lungs.
 
-On a recipe output (320 x 320, equalised) each side is taken by itself:
+On a recipe output (equalised) each side is taken by itself:
 
 1. smooth, so that ribs and vessels go and the field stays;
 2. threshold by Otsu (IEEE Trans. SMC 9:62, 1979) within the zone where a lung may lie, leaning towards dark
@@ -67,7 +67,7 @@ def lung_fields(input_HW: Grey) -> Lungs:
     """Find the lungs.
 
     Args:
-        input_HW: recipe output, `(320, 320)` uint8, dark where there is air.
+        input_HW: recipe output, `(SIZE, SIZE)` uint8, dark where there is air.
     """
     small_hw = cv2.resize(input_HW, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     smooth_hw = cv2.GaussianBlur(small_hw, (0, 0), _SMOOTH)

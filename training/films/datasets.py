@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dicom_node.errors import ConfigurationError
+from training.files import write_whole
 from worker import preprocess
 
 CATALOGUE = "manifest.csv"
@@ -225,7 +226,7 @@ def read_film(folder: Path, row: Row) -> NDArray[np.uint8]:
 
 
 def load_inputs(folder: Path, rows: Sequence[Row], cache: Path) -> NDArray[np.uint8]:
-    """The recipe's output for each row, `(N, 320, 320)` uint8, kept in `cache` under its content's digest."""
+    """The recipe's output for each row, `(N, SIZE, SIZE)` uint8, kept in `cache` under their digest."""
     return _kept(folder, rows, cache, preprocess.RECIPE, preprocess.to_input)
 
 
@@ -261,8 +262,7 @@ def _kept(
             return kept
     inputs_NHW = np.stack([convert(read_film(folder, row)) for row in rows])
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        np.save(file, inputs_NHW)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.save(content, inputs_NHW)
+    write_whole(path, content.getbuffer())
     return inputs_NHW

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import os
 from collections import Counter
@@ -23,6 +24,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dicom_node.errors import ConfigurationError
+from training.files import write_whole
 from training.films.datasets import CATALOGUE, SPLITS, Record, Row, read_film, read_records, row_of
 
 SHARE = 0.1
@@ -182,17 +184,14 @@ def write_catalogue(rows: Sequence[Row], records: Sequence[Record], source: Path
         raise ConfigurationError(f"The splits of {source} would be lost: choose another folder.")
     target.mkdir(parents=True, exist_ok=True)
     there = Path(os.path.relpath(source, target))
-    temporary = target / f"{CATALOGUE}.part"
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0] | {"split": ""}))
-        writer.writeheader()
-        writer.writerows(
-            record | {"split": row.split, "file": (there / row.file).as_posix()}
-            for row, record in zip(rows, records, strict=True)
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target / CATALOGUE)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(records[0] | {"split": ""}))
+    writer.writeheader()
+    writer.writerows(
+        record | {"split": row.split, "file": (there / row.file).as_posix()}
+        for row, record in zip(rows, records, strict=True)
+    )
+    write_whole(target / CATALOGUE, table.getvalue())
 
 
 def _units(rows: Sequence[Row], pairs: Iterable[tuple[int, int]] | None) -> list[tuple[int, ...]]:

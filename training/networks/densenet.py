@@ -27,9 +27,14 @@ class DenseNet121(nn.Module):
         self.features: nn.Module = densenet121(weights=None).features
         self.head = nn.Linear(1024, 1)
 
-    def pooled(self, pixels_B1HW: Tensor) -> Tensor:
-        """Features `(B, 1024)` behind the pooling; the logit is the head of them."""
-        return torch.relu(self.features(normalise(pixels_B1HW))).float().mean(dim=(2, 3))
+    def last(self, pixels_B1HW: Tensor) -> Tensor:
+        """The features that are pooled, `(B, 1024, H / 32, W / 32)`, none below 0, float32."""
+        dtype = next(self.features.parameters()).dtype  # half in an exported model
+        return torch.relu(self.features(normalise(pixels_B1HW).to(dtype))).float()
+
+    def cams(self, last_BDhw: Tensor) -> Tensor:
+        """Class activation maps `(B, h, w)` of the last features; their mean and the bias are the logit."""
+        return (last_BDhw * self.head.weight.view(1, -1, 1, 1)).sum(dim=1)
 
     def forward(self, pixels_B1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Score films.
@@ -40,7 +45,5 @@ class DenseNet121(nn.Module):
         Returns:
             Logits `(B,)` and class activation maps `(B, H / 32, W / 32)`, both float32.
         """
-        dtype = next(self.features.parameters()).dtype  # half in an exported model
-        features_BDhw = torch.relu(self.features(normalise(pixels_B1HW).to(dtype))).float()
-        cams_Bhw = (features_BDhw * self.head.weight.view(1, -1, 1, 1)).sum(dim=1)
+        cams_Bhw = self.cams(self.last(pixels_B1HW))
         return cams_Bhw.mean(dim=(1, 2)) + self.head.bias, cams_Bhw

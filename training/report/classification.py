@@ -7,7 +7,7 @@ Intervals come from 1000 resamples of patients, the same ones for every system, 
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation import metrics
+from training.files import write_whole
 from training.sweep.runs import Predictions
 
 SETS = ("train", "dev", "test", "srcbal")
@@ -110,16 +111,13 @@ def confusion(predictions: Predictions, split: str) -> Confusion:
 
 def write_metrics(path: Path, measurements: Sequence[Measurement]) -> None:
     """Write `metrics.csv` atomically."""
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for m in measurements:
-            numbers = ("" if number is None else f"{number:.6g}" for number in (m.value, m.low, m.high))
-            writer.writerow((m.system, m.split, m.label, m.metric, *numbers))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for m in measurements:
+        numbers = ("" if number is None else f"{number:.6g}" for number in (m.value, m.low, m.high))
+        writer.writerow((m.system, m.split, m.label, m.metric, *numbers))
+    write_whole(path, table.getvalue())
 
 
 def _measurement(system: str, split: str, label: str, metric: str, values_R: Values) -> Measurement:

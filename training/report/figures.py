@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.report.classification import Confusion, Measurement, confusion
+from training.report.classification import FLOOR, Confusion, Measurement, confusion
 from training.report.finished import Finished
 from training.report.pictures import BLUE, GREEN, INK, LINE, ORANGE, PURPLE, QUIET, RED, blank, sheet
 
-SPLIT_TITLES = {"train": "Train", "dev": "Validation (dev)", "test": "Test"}
+SET_TITLES = {"train": "Train", "dev": "Validation (dev)", "test": "Test", "srcbal": "Source-balanced"}
 _LINES = (
     ("all", "auroc", "AUROC", INK, "D"),
     ("all", "accuracy", "Accuracy", BLUE, "o"),
@@ -26,15 +26,18 @@ _COLUMNS = 4
 
 
 def trainable_figure(done: Sequence[Finished], measurements: Sequence[Measurement]) -> Figure | None:
-    """Every metric against the number of trainable tensors; None before two DenseNets are done."""
+    """Every metric against the number of trainable tensors, and the floor's AUROC where it was measured.
+
+    None before two DenseNets are done.
+    """
     tensors = {r.system.name: r.system.trainable for r in done if r.system.network == "densenet-121"}
     if len(tensors) < 2:
         return None
     found = {(m.system, m.split, m.label, m.metric): m for m in measurements}
     figure = sheet(9.6, 3.6)
-    panels = figure.subplots(1, 3, sharey=True)
+    panels = figure.subplots(1, len(SET_TITLES), sharey=True)
     lowest = 1.0
-    for axes, (split, title) in zip(panels, SPLIT_TITLES.items(), strict=True):
+    for axes, (split, title) in zip(panels, SET_TITLES.items(), strict=True):
         for label, metric, name, colour, marker in _LINES:
             points = [
                 (count, m)
@@ -48,15 +51,19 @@ def trainable_figure(done: Sequence[Finished], measurements: Sequence[Measuremen
                 lowest = min([lowest, *(value / 100 for value in low)])
             axes.plot(counts, values, color=colour, marker=marker, markersize=3.6, linewidth=1.2, label=name)
             lowest = min([lowest, *(value / 100 for value in values)])
+        if floor := found.get((FLOOR, split, "all", "auroc")):
+            axes.axhline(
+                100 * floor.value, color=RED, linestyle="--", linewidth=1.2, label="AUROC of the floor"
+            )
         axes.set_title(title)
-        axes.set_xlabel("Trainable parameter tensors of 362")
+        axes.set_xlabel("Trainable tensors of 362")
         axes.set_xticks([c for c in tensors.values() if c not in (10, 30)])
         axes.set_xticks(list(tensors.values()), minor=True)
         axes.tick_params(axis="x", labelrotation=90, labelsize=7.5)
         axes.grid(axis="y")
     panels[0].set_ylim(math.floor(lowest * 10) * 10, 101.5)
     panels[0].set_ylabel("Percent (COVID-19 is positive)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=6)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
     return figure
 

@@ -14,6 +14,7 @@ from scipy.special import logit
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from training.evaluation import floor
+from training.files import write_whole
 from training.films import datasets
 from training.films.datasets import Row
 from training.report import maps, sections
@@ -69,8 +70,8 @@ def write_report(runs: Path, out: Path, *, data: Path | None, pictures: Pictures
         sections.looks(paper, done, maps.phantom_films(), real=False)
     sections.making(paper, done)
     text = "\n\n".join(paper.parts) + "\n"
-    (out / MARKDOWN).write_text(text, encoding="utf-8")
-    (out / PAGE).write_text(as_html(text), encoding="utf-8")
+    write_whole(out / MARKDOWN, text)
+    write_whole(out / PAGE, as_html(text))
     log.info("report_written", to=str(out), systems=len(done), missing=len(missing))
 
 

@@ -9,7 +9,7 @@ from training.report.finished import Finished, label_of
 from training.report.published import Doubt, published
 from training.sweep.systems import System, report_systems
 
-SET_NAMES = {"train": "train", "dev": "validation (dev)", "test": "test", "srcbal": "source-balanced"}
+SET_NAMES = {"train": "train", "dev": "validation (dev)", "test": "test", "srcbal": "source-balanced films"}
 _METRICS = {
     "accuracy": ("all", "Accuracy"),
     "precision": ("covid", "Precision"),

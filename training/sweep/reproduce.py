@@ -23,6 +23,7 @@ from training import checkpoint
 from training.bundle.provenance import commit
 from training.device import Device
 from training.evaluation.metrics import auroc
+from training.files import write_whole
 from training.films import datasets
 from training.films.datasets import Row
 from training.networks.baseline_cnn import BaselineCNN
@@ -110,7 +111,7 @@ def reproduce(system: System, films: Films, run: Path, device: Device, init: str
         log.info("already_done", system=system.name)
         return
     run.mkdir(parents=True, exist_ok=True)
-    (run / runs.CONFIGURATION).write_text(configuration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_whole(run / runs.CONFIGURATION, configuration.model_dump_json(indent=2) + "\n")
     trainer = Trainer(system, films, device, network)
     begin = trainer.resume(run)
     with SummaryWriter(run / "tensorboard") as board:
@@ -193,6 +194,7 @@ class Trainer:
             total += loss.item() * len(chosen)
             right += int(((logits_B > 0) == labels_B).sum())
             seen += len(chosen)
+        checkpoint.require_number(total, number + 1)
         dev_logits, dev_labels = self.infer(self.network, self._dev), self._labels_N[self._dev]
         accuracy = float(((dev_logits > self.system.selection_logit) == dev_labels).mean())
         area = auroc(dev_labels, dev_logits)
@@ -239,7 +241,7 @@ class Trainer:
             checkpoint.restore(tensors, self.network, self.best, self.optimiser)
             epochs, self._best_accuracy = int(str(metadata["epochs"])), float(str(metadata["best_accuracy"]))
         lines = log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []
-        log_path.write_text("".join(f"{line}\n" for line in lines[:epochs]), encoding="utf-8")
+        write_whole(log_path, "".join(f"{line}\n" for line in lines[:epochs]))
         return epochs
 
     @torch.inference_mode()

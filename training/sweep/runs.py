@@ -10,7 +10,7 @@ predictions.csv        a logit for every film that is measured; written last, so
 from __future__ import annotations
 
 import csv
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import ConfigurationError
+from training.files import write_whole
 from training.sweep.systems import System
 
 CONFIGURATION, LOG, PREDICTIONS = "configuration.json", "log.jsonl", "predictions.csv"
@@ -80,25 +81,22 @@ class Predictions:
 
 def write_predictions(run: Path, predictions: Predictions) -> None:
     """Write `predictions.csv` atomically."""
-    temporary = run / f"{PREDICTIONS}.part"
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows(
-            (name, split, patient, int(balanced), int(label), f"{logit:.6f}")
-            for name, split, patient, balanced, label, logit in zip(
-                predictions.files,
-                predictions.splits_N,
-                predictions.patients_N,
-                predictions.balanced_N,
-                predictions.labels_N,
-                predictions.logits_N,
-                strict=True,
-            )
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(_COLUMNS)
+    writer.writerows(
+        (name, split, patient, int(balanced), int(label), f"{logit:.6f}")
+        for name, split, patient, balanced, label, logit in zip(
+            predictions.files,
+            predictions.splits_N,
+            predictions.patients_N,
+            predictions.balanced_N,
+            predictions.labels_N,
+            predictions.logits_N,
+            strict=True,
         )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(run / PREDICTIONS)
+    )
+    write_whole(run / PREDICTIONS, table.getvalue())
 
 
 def read_predictions(run: Path) -> Predictions:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dicom_node.errors import ConfigurationError
+from worker import preprocess
 from worker.bundle import Bundle
 from worker.engines import Engine
 from worker.engines.batching import MicroBatcher
@@ -17,7 +18,6 @@ from worker.engines.openvino import OpenVinoEngine
 from worker.engines.select import open_named
 from worker.findings import Inference
 from worker.parity import measure_parity, replay_golden
-from worker.preprocess import to_batch
 from worker.settings import WorkerSection
 
 
@@ -58,8 +58,8 @@ def engine(request, bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels(bundle):
-    """Two films, `(2, 1, 320, 320)`: torch on a busy CPU takes seconds for each."""
-    return to_batch(list(bundle.golden()[0]))[:2]
+    """Two films, `(2, 1, SIZE, SIZE)`: torch on a busy CPU takes seconds for each."""
+    return preprocess.to_batch(list(bundle.golden()[0]))[:2]
 
 
 @dataclass
@@ -93,7 +93,7 @@ class TestEveryEngine:
         """Results are float32, in the order of the films."""
         found = engine.infer(pixels)
         assert found.logits_B.shape == (2,)
-        assert found.cams_Bhw.shape == (2, 10, 10)
+        assert found.cams_Bhw.shape == (2, preprocess.SIZE // 32, preprocess.SIZE // 32)
         assert found.logits_B.dtype == found.cams_Bhw.dtype == np.float32
 
     def test_films_score_together_as_they_do_alone(self, engine, pixels):

@@ -25,7 +25,7 @@ def test_the_shipped_model_is_strongly_typed_with_float32_at_its_ends(library, b
     ends = [network.get_input(0), network.get_output(0), network.get_output(1)]
     assert [end.name for end in ends] == ["pixels", "logit", "cam"]
     assert {end.dtype for end in ends} == {trt.float32}
-    assert tuple(ends[0].shape) == (-1, 1, 320, 320)
+    assert tuple(ends[0].shape) == (-1, 1, bundle.manifest.size, bundle.manifest.size)
     layers = (network.get_layer(index) for index in range(network.num_layers))
     convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     assert len(convolutions) == 120

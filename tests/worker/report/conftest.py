@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node import uids
 from dicom_node.errors import Reason
+from worker import preprocess
 from worker.findings import (
     Eligibility,
     Film,
@@ -144,7 +145,7 @@ def model() -> ModelIdentity:
         name="densenet121-covid",
         version="1.2.3",
         sha256="0123456789abcdef" * 4,
-        recipe="equalise-320/1",
+        recipe=preprocess.RECIPE,
         engine="openvino 2026.4.1",
         precision="bf16",
         threshold=0.4,
@@ -166,7 +167,7 @@ def read() -> Callable[..., Reading]:
         source, digest = identity.extract(dataset), identity.patient_digest(dataset)
         ramp_HW = np.tile(np.linspace(20, 230, 400).astype(np.uint8), (500, 1))
         film = Film(
-            input_HW=np.zeros((320, 320), np.uint8),
+            input_HW=np.zeros((preprocess.SIZE, preprocess.SIZE), np.uint8),
             display_HW=ramp_HW,
             rows=500,
             columns=400,

@@ -1,0 +1,122 @@
+"""The section of the model card that says what the tests of the maps found."""
+
+from __future__ import annotations
+
+from training.bundle.markdown import table
+from training.evaluation.metrics import Estimate
+from training.explain.explanation import Explanation
+from training.explain.localise import Location
+
+
+def maps(explanation: Explanation | None) -> str:
+    """What the tests of the maps found."""
+    if explanation is None:
+        return ""
+    sample = f"{explanation.sample} films of each class"
+    return f"""## Maps, tested
+On `{explanation.split}` ({explanation.films} films; the lungs were found by a classical method, and on
+{explanation.average_lungs} an average shape stands for them). `cam` is the map that the worker shows,
+`saliency` the absolute gradient that the report shows, on {sample} only.
+
+**Does it look at the lungs?** Mass: share of the map's positive part inside the lungs. Pointing: share of
+films whose map is highest there. Chance is the lungs' share of the area; a Gaussian in the middle of the film
+knows only that films are centred.
+
+{_pointing(explanation)}
+
+{_verdict(explanation)}
+
+**Does it show what was learnt?** Likeness with the original map after the parts down to this one were drawn
+anew ({sample}; Adebayo et al. 2018). A map that tells of the network comes near 0; one that stays alike shows
+the film's own edges.
+
+{_randomised(explanation)}
+
+**Does the score rest on what it marks?** Area under the probability while the points of COVID films go, or
+come back, in the map's order ({explanation.sample} films; Petsiuk et al. 2018). Random maps are as coarse as
+`cam`; single pixels taken in the order of `saliency` make a film unlike any other, which tells against it.
+
+{_removal(explanation)}
+
+"""
+
+
+def _pointing(explanation: Explanation) -> str:
+    return table(
+        ("map", "films", "mass", "mass of a Gaussian", "lungs' share", "pointing"),
+        (
+            (
+                part.map,
+                f"{part.location.films} {part.films_of}",
+                str(part.location.mass or "no positive part"),
+                str(part.location.gaussian_mass),
+                str(part.location.lung_share),
+                str(part.location.pointing),
+            )
+            for part in explanation.pointing
+        ),
+    )
+
+
+def _verdict(explanation: Explanation) -> str:
+    above = next(
+        part.location for part in explanation.pointing if (part.map, part.films_of) == ("cam", "COVID")
+    )
+    mass, points = _against(above.mass_above_share), _against(above.pointing_above_share)
+    return (
+        f"On COVID films the activation map's mass in the lungs is {mass} (by {above.mass_above_share}), "
+        f"and its maximum lies there {points} (by {above.pointing_above_share}). {_centred(above)}"
+    )
+
+
+def _centred(location: Location) -> str:
+    if location.mass is None or location.mass.value > location.gaussian_mass.value:
+        return ""
+    return (
+        "A blob in the middle of the film, which knows nothing of it, **has more of its mass in the lungs**."
+    )
+
+
+def _against(difference: Estimate | None) -> str:
+    if difference is None:
+        return "nowhere, since no map is above 0"
+    if difference.low > 0:
+        return "above chance"
+    return "**below chance**" if difference.high < 0 else "**not clear of chance**"
+
+
+def _randomised(explanation: Explanation) -> str:
+    return table(
+        ("down to", "cam, rank correlation", "cam, SSIM", "saliency, rank correlation", "saliency, SSIM"),
+        (
+            (
+                part.part,
+                *map(
+                    str,
+                    (
+                        part.cam_correlation,
+                        part.cam_similarity,
+                        part.saliency_correlation,
+                        part.saliency_similarity,
+                    ),
+                ),
+            )
+            for part in explanation.randomised
+        ),
+    )
+
+
+def _removal(explanation: Explanation) -> str:
+    return table(
+        ("order", "deletion (less is better)", "below random", "insertion (more is better)", "above random"),
+        (
+            (
+                part.order,
+                str(part.deletion),
+                "" if part.order == "random" else str(part.deletion_below_random),
+                str(part.insertion),
+                "" if part.order == "random" else str(part.insertion_above_random),
+            )
+            for part in explanation.removal
+        ),
+    )
