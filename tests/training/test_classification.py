@@ -10,7 +10,16 @@ import pytest
 from sklearn.metrics import classification_report
 
 from training.evaluation import metrics
-from training.report.classification import Confusion, Measurement, confusion, measure, places, write_metrics
+from training.report.classification import (
+    ABOVE_FLOOR,
+    FLOOR,
+    Confusion,
+    Measurement,
+    confusion,
+    measure,
+    places,
+    write_metrics,
+)
 from training.report.published import published
 from training.sweep.runs import Predictions
 
@@ -139,3 +148,18 @@ def test_doubts_are_the_published_figures_that_no_counts_give():
 
 def _is_share(percent: float, films: int) -> bool:
     return any(round(100 * count / films, 1) == percent for count in range(films + 1))
+
+
+def test_a_network_is_measured_against_the_floor_in_the_same_resamples():
+    """One that agrees with the floor is above it by 0 in every resample, whatever its own interval."""
+    films = predictions(["test"] * 8)
+    found = {(m.system, *key(m)): m for m in measure(films, {"net": LOGITS, "worse": -LOGITS, FLOOR: LOGITS})}
+    same, worse = (found[name, "test", *ABOVE_FLOOR] for name in ("net", "worse"))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert worse.value == pytest.approx(1 - 2 * 13 / 15)
+    assert worse.low < worse.value < worse.high
+    assert (FLOOR, "test", *ABOVE_FLOOR) not in found
+
+
+def key(m: Measurement) -> tuple[str, str, str]:
+    return m.split, m.label, m.metric

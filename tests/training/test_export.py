@@ -143,7 +143,7 @@ def test_the_model_file_is_half_inside_and_float_outside(bundle):
     assert set(sides) == {"pixels", "logit", "cam"}
     assert {side.elem_type for side in sides.values()} == {onnx.TensorProto.FLOAT}
     assert not sides["pixels"].shape.dim[0].HasField("dim_value")
-    assert [dim.dim_value for dim in sides["cam"].shape.dim[1:]] == [10, 10]
+    assert [dim.dim_value for dim in sides["cam"].shape.dim[1:]] == [preprocess.SIZE // 32] * 2
     weights = [item for item in graph.initializer if np.prod(item.dims) > 1024]
     assert {item.data_type for item in weights} == {onnx.TensorProto.FLOAT16}
     assert bundle.model_path.stat().st_size < 16_000_000

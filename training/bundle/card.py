@@ -169,7 +169,13 @@ def _drawn(settings: TrainingSettings) -> str:
 def _taught(settings: TrainingSettings) -> str:
     weights = settings.weights.model_dump()
     shares = ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight)
-    return f"Shares of the loss: {shares}. Only the COVID logit is exported."
+    lungs = (
+        " `lungs` is the share of the activation map outside the lung fields of each view, which a classical "
+        "method finds."
+        if weights["lungs"]
+        else ""
+    )
+    return f"Shares of the loss: {shares}.{lungs} Only the COVID logit is exported."
 
 
 def _point(point: OperatingPoint) -> str:

@@ -33,6 +33,7 @@ from worker.settings import DEFAULT_BUNDLE
 app = typer.Typer()
 log = get_logger("training")
 EVALUATION = "evaluation.json"
+_SAMPLE = 12
 
 
 @app.command()
@@ -61,7 +62,7 @@ def explain(
     run: Annotated[Path | None, typer.Option(help="Run directory whose checkpoint is tested.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Or the bundle whose model is.")] = None,
     split: Annotated[str, typer.Option(help="Whose films are looked at.")] = "dev",
-    films: Annotated[int, typer.Option(min=1, help="Films of each class for what takes many passes.")] = 12,
+    films: Annotated[int, typer.Option(min=1, help="Films a class for what takes many passes.")] = _SAMPLE,
     seed: Annotated[int, typer.Option(help="Another seed draws other films and weights.")] = 0,
     cache: Cache = Path("build"),
 ) -> None:
@@ -138,9 +139,10 @@ def bundle(
     bundle: Bundle = DEFAULT_BUNDLE,
     version: Version = "0.0.1",
 ) -> None:
-    """Train, evaluate and export, one after the other."""
+    """Train, evaluate, test the maps and export, one after the other."""
     train(data, run, config, cache=cache)
     evaluate(data, run, cache)
+    explain(data=data, run=run, bundle=None, split="dev", films=_SAMPLE, seed=0, cache=cache)
     export(data, run, bundle, version)
 
 

@@ -31,7 +31,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+        to = " to " if self.low < 0 else "-"
+        return f"{self.value:.3f} ({self.low:.3f}{to}{self.high:.3f})"
 
 
 def auroc(labels_N: Labels, scores_N: Scores) -> float:

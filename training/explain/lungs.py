@@ -10,7 +10,7 @@ On a recipe output (equalised) each side is taken by itself:
 4. close widely and fill, which takes opacities, vessels and ribs back in: a lung is roughly convex.
 
 Where the result is no plausible pair of lungs (area, balance, contrast, overlap with the average), the
-average shape stands for them. On 2,314 films of the catalogue that was so for 15. Of 60 looked at by eye, two
+average shape stands for them. On 2,314 films of the catalogue that was so for 14. Of 60 looked at by eye, two
 fell back, three had a side that was grossly wrong (a consolidated lung, cables over the chest), and about
 twenty took in a little of shoulder or axilla. The mask is what is aerated and what its hull encloses; the
 part of a lung behind heart and diaphragm is not in it. It is good enough for shares of area, and no

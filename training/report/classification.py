@@ -25,6 +25,8 @@ PER_CLASS = ("precision", "recall", "f1", "support")
 COLUMNS = ("system", "split", "class", "metric", "value", "low", "high")
 FLOOR, FLOOR_APART = "floor", "floor-apart"
 """The forest on trivial statistics, as a system."""
+ABOVE_FLOOR = ("all", "auroc_above_floor")
+"""Class and metric: AUROC less the floor's."""
 Counts = NDArray[np.intp]
 Values = NDArray[np.float64]
 
@@ -87,8 +89,11 @@ def measure(predictions: Predictions, logits: dict[str, NDArray[np.float64]]) ->
             label: len(np.unique(predictions.patients_N[chosen][labels == (label == "covid")]))
             for label in ("covid", "noncovid")
         }
-        for system, logits_N in logits.items():
-            values = _values(labels, logits_N[chosen], counts)
+        measured = {system: _values(labels, logits_N[chosen], counts) for system, logits_N in logits.items()}
+        for system, values in measured.items():
+            if FLOOR in measured and system not in {FLOOR, FLOOR_APART}:
+                # In the same resamples: both are high or low together, and their difference is sharper.
+                values[ABOVE_FLOOR] = values["all", "auroc"] - measured[FLOOR]["all", "auroc"]
             found[system] += [_measurement(system, split, *key, value) for key, value in values.items()]
             found[system] += [
                 Measurement(system=system, split=split, label=label, metric="patients", value=float(count))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.report.classification import CLASSES, FLOOR, FLOOR_APART, SETS, Measurement, confusion
+from training.report.classification import (
+    ABOVE_FLOOR,
+    CLASSES,
+    FLOOR,
+    FLOOR_APART,
+    SETS,
+    Measurement,
+    confusion,
+)
 from training.report.finished import Finished, label_of
 from training.report.published import Doubt, published
 from training.sweep.systems import System, report_systems
@@ -45,7 +53,8 @@ def percent(measurement: Measurement | None) -> str:
         return ""
     if measurement.low is None or measurement.high is None:
         return f"{100 * measurement.value:.1f}"
-    return f"{100 * measurement.value:.1f} ({100 * measurement.low:.1f}-{100 * measurement.high:.1f})"
+    to = " to " if measurement.low < 0 else "-"
+    return f"{100 * measurement.value:.1f} ({100 * measurement.low:.1f}{to}{100 * measurement.high:.1f})"
 
 
 def beside_table_2(measurements: Sequence[Measurement]) -> str:
@@ -113,9 +122,15 @@ def conclusion(measurements: Sequence[Measurement]) -> str:
         if floor is None or not nets:
             continue
         best = max(nets, key=lambda m: m.value)
-        word = "does not reach" if best.value <= floor.value else "is above"
+        above = found[best.system, split, *ABOVE_FLOOR]
+        word = "does not reach" if best.value <= floor.value else "is above, but not clear of,"
+        if above.low is not None and above.low > 0:
+            word = "is above"
         beside = f"; of a floor that knows no film of these publishers: {percent(apart)}" if apart else ""
-        reached = f"has an AUROC of {percent(best)} and {word} the floor, {percent(floor)}{beside}."
+        reached = (
+            f"has an AUROC of {percent(best)} and {word} the floor, {percent(floor)}{beside}. Its AUROC less "
+            f"the floor's, in the same resamples, is {percent(above)}."
+        )
         told.append(
             f"- On {SET_NAMES[split]} ({supports(measurements, split)}) the best network, "
             f"{names()[best.system]}, {reached}"
