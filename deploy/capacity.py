@@ -34,10 +34,10 @@ class Engine(StrEnum):
 class Cost:
     """What one film costs, in core-seconds; the figures of README, "Speed"."""
 
-    node: float = 0.018
-    worker: float = 0.086
+    node: float = 0.026
+    worker: float = 0.090
     """Without the engine: read, decode, prepare, explain, encode, record."""
-    engine: float = 0.059
+    engine: float = 0.030
     deliver: float = 0.011
 
     @classmethod
@@ -45,7 +45,7 @@ class Cost:
         """The cost with that engine. A GPU takes the engine's part from the cores."""
         return {
             Engine.CPU: cls(),
-            Engine.CPU_WITHOUT_BF16: cls(engine=0.182),
+            Engine.CPU_WITHOUT_BF16: cls(engine=0.087),
             Engine.GPU: cls(engine=0.0),
         }[engine]
 

@@ -73,18 +73,18 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, op
         ConfigurationError: the tensors are of another network.
     """
     parameters = list(model.parameters())
+    kept_model, kept_average = _part(tensors, _MODEL), _part(tensors, _AVERAGE)
+    if any(_shapes(kept) != _shapes(model.state_dict()) for kept in (kept_model, kept_average)):
+        raise ConfigurationError("The checkpoint is of another network: choose a new directory.")
+    model.load_state_dict(kept_model)
+    average.load_state_dict(kept_average)
     state: dict[int, dict[str, Tensor]] = {}
-    try:
-        model.load_state_dict(_part(tensors, _MODEL))
-        average.load_state_dict(_part(tensors, _AVERAGE))
-        for name, tensor in _part(tensors, _OPTIMISER).items():
-            index, key = name.split(".")
-            kept = state.setdefault(int(index), {})
-            # A fused optimiser walks memory: its state has to lie there as the parameter does.
-            like = parameters[int(index)]
-            kept[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-    except (RuntimeError, ValueError, IndexError):
-        raise ConfigurationError("The checkpoint is of another network: choose a new directory.") from None
+    for name, tensor in _part(tensors, _OPTIMISER).items():
+        index, key = name.split(".")
+        kept = state.setdefault(int(index), {})
+        # A fused optimiser walks memory: its state has to lie there as the parameter does.
+        like = parameters[int(index)]
+        kept[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
@@ -142,3 +142,7 @@ def digest(path: Path) -> str:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

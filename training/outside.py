@@ -8,16 +8,13 @@ is the logit, and the place is outside the lung fields of each view.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.explain.lungs import lung_fields
+from training.explain.lungs import grown, lung_fields
 
-_MARGIN = 0.067
-"""Share of the side by which lung fields grow: pleura and hila are at their edges, and the map is coarse."""
 _LITTLE = 1.0
 """Added to a map's positive sum, in logits times cells: a map that is nearly nothing needs no place."""
 
@@ -29,9 +26,7 @@ def lungs_of(views_BHW: NDArray[np.uint8], side: int) -> Tensor:
         views_BHW: films as the network sees them, uint8.
         side: of the map.
     """
-    across = round(_MARGIN * views_BHW.shape[-1]) // 2 * 2 + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (across, across))
-    masks = [cv2.dilate(lung_fields(view_HW).mask_HW.astype(np.uint8), disc) for view_HW in views_BHW]
+    masks = [grown(lung_fields(view_HW).mask_HW) for view_HW in views_BHW]
     return nn.functional.adaptive_avg_pool2d(torch.from_numpy(np.stack(masks)).float(), side)
 
 

@@ -37,7 +37,7 @@ class TaskWeights(_Part):
 
 
 class TrainingSettings(_Part):
-    """One training run."""
+    """One training run. What a file leaves out is as here; the shipped model's is `configs/default.toml`."""
 
     seed: int = 20201204
     stages: tuple[Stage, ...] = (

@@ -50,12 +50,16 @@ def verify(
 
 
 @model.command()
-def activate(digest: Digest) -> None:
+def activate(
+    digest: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="bundle_sha256, its beginning, or `shipped`: ours.")
+    ],
+) -> None:
     """Have a bundle score, from the next start of a worker; only after the parity gate, and on record."""
     from deploy.models import activate_model
     from worker.settings import load_settings
 
-    activate_model(load_settings(), digest)
+    activate_model(load_settings(), None if digest == "shipped" else digest)
 
 
 @model.command()

@@ -48,9 +48,15 @@ def test_a_model_is_installed_activated_and_rolled_back(invoke, other):
     assert (listed["active"], [one["version"] for one in listed["bundles"]]) == (digest, ["2.0.0"])
     assert invoke("model", "rollback").exit_code == 0
     assert bundle_in_use(WorkerSection())[0] == DEFAULT_BUNDLE
+    assert invoke("model", "rollback").exit_code == 0
+    assert bundle_in_use(WorkerSection())[0] != DEFAULT_BUNDLE
+    assert invoke("model", "activate", "shipped").exit_code == 0
+    assert bundle_in_use(WorkerSection())[0] == DEFAULT_BUNDLE
     with open_ledger(Settings(), migrate=False) as ledger:
         events = [json.loads(one.body) for one in ledger.events_after(0, 10) if one.kind == "model_activated"]
     assert [(one["model"]["version"], one["before"]) for one in events] == [
+        ("2.0.0", None),
+        (shipped.version, digest),
         ("2.0.0", None),
         (shipped.version, digest),
     ]

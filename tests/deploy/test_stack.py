@@ -184,9 +184,10 @@ STORM = """
         threading.Thread(target=send, daemon=True).start()
         ends = time.monotonic() + 1
         while time.monotonic() < ends:
-            stop.wait(0.001)
-    print("ended", flush=True)
-    os._exit(0)
+            stop.clear()
+            stop.wait(0.01)
+        print("ended", flush=True)
+        os._exit(0)  # within: outside of it a signal would end the process
 """
 
 

@@ -46,7 +46,10 @@ def test_films_become_an_evaluated_run(films, tmp_path, run_command, capsys):
     found = read_explanation(tmp_path / "run", evaluation.checkpoint_sha256, evaluation.data_sha256)
     assert found.films == 6
     assert {part.order for part in found.removal} == {"cam", "saliency", "random"}
-    assert "| 3 COVID |" in maps(found)
+    assert "| 3 COVID" in maps(found)
+    assert "without lungs, they are grey" in maps(found)
+    assert "Training asked for this" not in maps(found)
+    assert "Training asked for this" in maps(found, asked=True)
     with pytest.raises(ConfigurationError, match="of other weights or films"):
         read_explanation(tmp_path / "run", "others", evaluation.data_sha256)
     assert read_explanation(tmp_path, "none", "none") is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.device import best_device
-from training.explain import localise, maps, randomise, removal
+from training.explain import localise, maps, randomise, regions, removal
 from training.explain.lungs import Lungs
 from training.networks.densenet import DenseNet121
 
@@ -148,3 +148,25 @@ def test_deletion_begins_whole_and_ends_empty():
     assert (films[5][32:] == 127).all()
     np.testing.assert_array_equal(films[5][:32], film_HW[:32])
     np.testing.assert_array_equal(removal.inserted(film_HW, map_HW)[-1], film_HW)
+
+
+def test_what_is_read_outside_the_lungs_is_gone_without_it():
+    """A network that reads one corner ranks perfectly until the corner is grey, and the other way about."""
+    random = np.random.default_rng(0)
+    films_NHW, lungs = (
+        random.integers(0, 100, (20, 64, 64), np.uint8),
+        [Lungs(mask_HW=half_mask(), average=False)] * 20,
+    )
+    labels_N, patients_N = np.arange(20) % 2 == 0, np.arange(20).astype(str)
+    films_NHW[labels_N, 60:, :4] = 200  # in a lung
+    films_NHW[labels_N, 60:, 60:] = 200  # far from any
+    for corner, alone, without in ((slice(0, 4), 1.0, 0.5), (slice(60, 64), 0.5, 1.0)):
+        found = regions.cover(
+            lambda shown_NHW, x=corner: shown_NHW[:, 60:, x].mean(axis=(1, 2), dtype=np.float32) // 50,
+            films_NHW,
+            lungs,
+            labels_N,
+            patients_N,
+        )
+        assert found.whole.value == 1
+        assert (found.lungs_alone.value, found.without_lungs.value) == (alone, without)

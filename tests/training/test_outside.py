@@ -57,7 +57,7 @@ def test_learning_takes_the_map_into_the_lungs(films, tmp_path):
     rows = datasets.read_rows(films)
     inputs_NHW = datasets.load_inputs(films, rows, tmp_path / "cache")
     plan = TrainingSettings(stages=(Stage(size=64, epochs=2),), films_per_epoch=16, batch=8, average=0.5)
-    shares = {}
+    shares, inside = {}, {}
     for weight in (0.0, 5.0):
         run = tmp_path / str(weight)
         train(plan.model_copy(update={"weights": TaskWeights(lungs=weight)}), rows, inputs_NHW, run)
@@ -67,5 +67,8 @@ def test_learning_takes_the_map_into_the_lungs(films, tmp_path):
         )
         with torch.inference_mode():
             _, cams_Bhw = network_of(run).eval()(pixels(views_BHW))
-        shares[weight] = outside.share_outside(1e3 * cams_Bhw, outside.lungs_of(views_BHW, 2)).item()
-    assert shares[5.0] < shares[0.0]
+        lungs_Bhw = outside.lungs_of(views_BHW, 2)
+        shares[weight] = outside.share_outside(1e3 * cams_Bhw, lungs_Bhw).item()
+        inside[weight] = (torch.relu(cams_Bhw) * lungs_Bhw).sum().item()
+    assert shares[5.0] < shares[0.0] - 0.02
+    assert inside[5.0] > 0

@@ -16,7 +16,7 @@ from training.evaluation.subgroups import FEWEST
 def who_must_not_rely(evaluation: Evaluation) -> str:
     """For whom the model is not."""
     rare = [value for value in evaluation.predictive_values if value.prevalence == min(PREVALENCES)]
-    most = max((value.ppv.value for value in rare if value.ppv), default=None)
+    most = max((value.ppv.high for value in rare if value.ppv), default=None)
     worth = "" if most is None else f" (at {min(PREVALENCES):.0%}, at most {most:.0%} of positives are right)"
     return f"""## Who must not rely on it
 Nobody may rely on a score for a decision about a patient. In particular not:
@@ -89,15 +89,19 @@ def groups(evaluation: Evaluation) -> str:
     if not evaluation.subgroups:
         return ""
     lines = table(
-        ("rows", "films left in", "films (COVID)", "AUROC"),
+        ("rows", "films left in", "films (COVID)", "AUROC", "floor AUROC"),
         (
-            (part.rows, part.group, f"{part.films} ({part.positive})", str(part.auroc))
+            (
+                *(part.rows, part.group, f"{part.films} ({part.positive})"),
+                *(str(part.auroc), str(part.floor_auroc)),
+            )
             for part in evaluation.subgroups
         ),
     )
     return f"""## Parts
-The same network on parts of the rows, of which the larger ones hide the others. A part with fewer than
-{FEWEST} films of a class is left out. Interval: {evaluation.interval}.
+The same network on parts of the rows. Most sources hold one class only: an AUROC near 1 there says that the
+source is recognised, and not the disease. A part with fewer than {FEWEST} films of a class is left out.
+Interval: {evaluation.interval}; where a part is ranked without a fault, it has no width.
 
 {lines}
 

@@ -121,7 +121,7 @@ def evaluate(
             found
             for name in ("test", UNSEEN)
             if name in sets
-            for found in subgroups(name, rows, sets[name], labels_N, scores_N, patients_N)
+            for found in subgroups(name, rows, sets[name], labels_N, scores_N, floor_N, patients_N)
         ),
     )
 

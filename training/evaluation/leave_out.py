@@ -24,7 +24,7 @@ from training.explain.localise import Location, locate
 from training.explain.lungs import lung_fields
 from training.explain.maps import activation_maps
 from training.files import write_whole
-from training.films.datasets import Row, targets
+from training.films.datasets import Row, digest, targets
 from training.networks.densenet import DenseNet121
 from training.settings import TrainingSettings
 from training.train import infer, load_network, train
@@ -55,6 +55,8 @@ class LeaveOut(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     settings: TrainingSettings
+    data: str = ""
+    """Digest of the catalogue; empty in older results."""
     folds: dict[str, Fold]
 
     @property
@@ -75,7 +77,7 @@ def leave_one_source_out(
     """Train once for each fold, below `run`, and measure each on what it has not seen.
 
     What is trained already, or put there by `soup`, is measured only; folds that were measured before with
-    the same settings stay in the result.
+    the same settings and films stay in the result.
 
     Args:
         settings: of the candidate; `leave_out` is set for each fold.
@@ -86,10 +88,12 @@ def leave_one_source_out(
         only: names of folds; without one all.
 
     Raises:
-        ConfigurationError: a fold is unknown or has no films of a class; or see `train`.
+        ConfigurationError: a fold is unknown or has no films of a class, an earlier result is damaged; or see
+            `train`.
     """
     labels_N, patients_N = targets(rows), np.array([row.patient_group for row in rows])
-    folds = _measured(settings, run / RESULT)
+    data = digest(rows)
+    folds = _measured(settings, data, run / RESULT)
     for name in only or FOLDS:
         if name not in FOLDS:
             raise ConfigurationError(f"`{name}` is no fold: choose of {', '.join(FOLDS)}.")
@@ -112,18 +116,22 @@ def leave_one_source_out(
             floor_auroc=metrics.bootstrap(metrics.auroc, asked_labels, floor_N, asked_patients),
             maps=_maps(network, inputs_NHW[asked_N & labels_N], patients_N[asked_N & labels_N]),
         )
-    result = LeaveOut(settings=settings, folds=folds)
+    result = LeaveOut(settings=settings, data=data, folds=folds)
     write_whole(run / RESULT, result.model_dump_json(indent=2) + "\n")
     return result
 
 
-def _measured(settings: TrainingSettings, path: Path) -> dict[str, Fold]:
-    """What is known of these settings already."""
+def _measured(settings: TrainingSettings, data: str, path: Path) -> dict[str, Fold]:
+    """What is known of these settings on these films already."""
     try:
         before = LeaveOut.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return {}
-    return dict(before.folds) if before.settings == settings else {}
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            f"{path} is not usable: remove it, and its folds are measured anew."
+        ) from None
+    return dict(before.folds) if (before.settings, before.data) == (settings, data) else {}
 
 
 def _maps(network: DenseNet121, inputs_NHW: NDArray[np.uint8], patients_N: NDArray[np.str_]) -> Location:

@@ -46,6 +46,7 @@ class Subgroup(BaseModel):
     films: int
     positive: int
     auroc: Estimate
+    floor_auroc: Estimate
 
 
 def subgroups(  # noqa: PLR0917 (parallel columns of one table)
@@ -54,12 +55,14 @@ def subgroups(  # noqa: PLR0917 (parallel columns of one table)
     set_N: NDArray[np.bool_],
     labels_N: NDArray[np.bool_],
     scores_N: metrics.Scores,
+    floor_N: metrics.Scores,
     patients_N: NDArray[np.str_],
 ) -> tuple[Subgroup, ...]:
     """AUROC by projection, by the source of the COVID films, and by what the others show.
 
     Of sources and of what is shown one class is a part and the other all of it: nearly every film without
-    COVID comes from one hospital. Parts with fewer than `FEWEST` films of a class are left out.
+    COVID comes from one hospital. Parts with fewer than `FEWEST` films of a class are left out, and those
+    that are the whole.
     """
     view_N = np.array([{True: "AP", False: "PA", None: "unknown"}[is_ap(row)] for row in rows])
     origin_N, label_N = (np.array([getattr(row, column) for row in rows]) for column in ("origin", "label"))
@@ -72,11 +75,22 @@ def subgroups(  # noqa: PLR0917 (parallel columns of one table)
     for group, part_N in parts.items():
         chosen_N = set_N & part_N
         labels = labels_N[chosen_N]
-        if min(labels.sum(), (~labels).sum()) >= FEWEST:
-            area = metrics.bootstrap(metrics.auroc, labels, scores_N[chosen_N], patients_N[chosen_N])
-            found.append(
-                Subgroup(rows=name, group=group, films=len(labels), positive=int(labels.sum()), auroc=area)
+        if min(labels.sum(), (~labels).sum()) < FEWEST or len(labels) == set_N.sum():
+            continue
+        area, floor_area = (
+            metrics.bootstrap(metrics.auroc, labels, values_N[chosen_N], patients_N[chosen_N])
+            for values_N in (scores_N, floor_N)
+        )
+        found.append(
+            Subgroup(
+                rows=name,
+                group=group,
+                films=len(labels),
+                positive=int(labels.sum()),
+                auroc=area,
+                floor_auroc=floor_area,
             )
+        )
     return tuple(found)
 
 

@@ -16,8 +16,9 @@ from training.evaluation.evaluate import Evaluation
 from training.explain.explanation import Explanation, Pointing
 from training.explain.localise import locate
 from training.explain.lungs import lung_fields
-from training.explain.maps import activation_maps, saliency_maps
+from training.explain.maps import activation_maps, logits, saliency_maps
 from training.explain.randomise import cascade
+from training.explain.regions import cover
 from training.explain.removal import remove
 from training.films import datasets
 from training.films.datasets import Row
@@ -101,6 +102,12 @@ def explain(
     )
     log.info("pointing_done")
 
+    def logits_of(shown_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return logits(model, shown_NHW, device)
+
+    regions = cover(logits_of, films_NHW, lungs, labels_N, patients_N)
+    log.info("regions_done", films=len(films_NHW))
+
     covid = sampled["COVID"]
     orders = {"cam": cams_NHW[covid], "saliency": saliency["COVID"]}
     removal = remove(
@@ -123,4 +130,5 @@ def explain(
         pointing=pointing,
         randomised=randomised,
         removal=removal,
+        regions=regions,
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dicom_node.errors import ConfigurationError
 from training.explain.localise import Location
 from training.explain.randomise import Randomised
+from training.explain.regions import Regions
 from training.explain.removal import Removal
 from training.files import write_whole
 
@@ -45,6 +46,8 @@ class Explanation(BaseModel):
     pointing: tuple[Pointing, ...]
     randomised: tuple[Randomised, ...]
     removal: tuple[Removal, ...]
+    regions: Regions | None = None
+    """On every film of the split; None in older results."""
 
 
 def write_explanation(directory: Path, explanation: Explanation) -> None:

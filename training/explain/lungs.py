@@ -1,4 +1,4 @@
-"""Lung fields of a film by classical means, to ask whether a map points into the lungs.
+"""Lung fields of a film by classical means: to ask whether a map points into the lungs, and to teach it to.
 
 On a recipe output (equalised) each side is taken by itself:
 
@@ -13,8 +13,9 @@ Where the result is no plausible pair of lungs (area, balance, contrast, overlap
 average shape stands for them. On 2,314 films of the catalogue that was so for 14. Of 60 looked at by eye, two
 fell back, three had a side that was grossly wrong (a consolidated lung, cables over the chest), and about
 twenty took in a little of shoulder or axilla. The mask is what is aerated and what its hull encloses; the
-part of a lung behind heart and diaphragm is not in it. It is good enough for shares of area, and no
-segmentation for any other use.
+part of a lung behind heart and diaphragm is not in it. On random views of training, which are cut, turned
+and partly covered, the average shape stands in 7 of 100 at 160 pixels, in 9 at 224. It is good enough for
+shares of area, and no segmentation for any other use.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from numpy.typing import NDArray
 Grey = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 _SIDE = 160
-"""Pixels: half the recipe's side is enough, and four times as fast."""
+"""Pixels: enough for a lung, whatever the recipe's side."""
+MARGIN = 0.067
+"""Share of the side by which `grown` fields are larger: pleura and hila are at their edges."""
 _CENTRES, _CENTRE_Y, _RADII = (0.30, 0.70), 0.45, (0.15, 0.28)
 """The average shape as shares of the film, fitted by eye to films that may be learnt from."""
 _SMOOTH = 2.0
@@ -76,6 +79,12 @@ def lung_fields(input_HW: Grey) -> Lungs:
     mask_hw = sides[0] | sides[1] if plausible else _AVERAGE[0] | _AVERAGE[1]
     whole_HW = cv2.resize(mask_hw.astype(np.uint8), input_HW.shape[::-1], interpolation=cv2.INTER_NEAREST)
     return Lungs(mask_HW=whole_HW.astype(bool), average=not plausible)
+
+
+def grown(mask_HW: Mask) -> Mask:
+    """Lung fields with a margin around them."""
+    across = round(MARGIN * mask_HW.shape[0]) // 2 * 2 + 1
+    return np.asarray(cv2.dilate(mask_HW.astype(np.uint8), _disc(across)), np.bool_)
 
 
 def _field(smooth_hw: Grey, prior_hw: NDArray[np.float32]) -> Mask:

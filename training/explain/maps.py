@@ -34,6 +34,19 @@ def activation_maps(
     return np.stack(maps)
 
 
+def logits(
+    model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 16
+) -> NDArray[np.float32]:
+    """Logits `(N,)` of recipe outputs `(N, H, W)`."""
+    model.eval()
+    parts = []
+    for start in range(0, len(inputs_NHW), batch):
+        with torch.inference_mode(), device.autocast():
+            logits_B, _ = model(device.pixels(torch.from_numpy(inputs_NHW[start : start + batch])))
+        parts.append(logits_B.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
 def saliency_maps(model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 8) -> Maps:
     """Saliency `(N, H, W)`: the absolute gradient of the logit (Simonyan et al., 2013), as in the report."""
     model.eval()

@@ -20,7 +20,7 @@ from training.explain.maps import Maps
 from training.networks.densenet import DenseNet121
 
 STEPS = 10
-_MIDDLE = 127
+MIDDLE = np.uint8(127)
 """What a deleted point becomes: the mean of an equalised film."""
 _BLUR = 1 / 20
 """Deviation of the blur from which insertion begins, as a share of the side."""
@@ -89,7 +89,7 @@ def remove(
 
 def deleted(film_HW: NDArray[np.uint8], map_HW: Maps) -> list[NDArray[np.uint8]]:
     """The film with 0, 10 ... 100 % of its points gone, the highest of the map first."""
-    return [np.where(gone_HW, np.uint8(_MIDDLE), film_HW) for gone_HW in _first(map_HW)]
+    return [np.where(gone_HW, MIDDLE, film_HW) for gone_HW in _first(map_HW)]
 
 
 def inserted(film_HW: NDArray[np.uint8], map_HW: Maps) -> list[NDArray[np.uint8]]:

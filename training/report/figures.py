@@ -51,7 +51,9 @@ def trainable_figure(done: Sequence[Finished], measurements: Sequence[Measuremen
                 lowest = min([lowest, *(value / 100 for value in low)])
             axes.plot(counts, values, color=colour, marker=marker, markersize=3.6, linewidth=1.2, label=name)
             lowest = min([lowest, *(value / 100 for value in values)])
-        if floor := found.get((FLOOR, split, "all", "auroc")):
+        # On train the floor has seen what it is asked.
+        if split != "train" and (floor := found.get((FLOOR, split, "all", "auroc"))):
+            lowest = min(lowest, floor.value)
             axes.axhline(
                 100 * floor.value, color=RED, linestyle="--", linewidth=1.2, label="AUROC of the floor"
             )
@@ -63,7 +65,8 @@ def trainable_figure(done: Sequence[Finished], measurements: Sequence[Measuremen
         axes.grid(axis="y")
     panels[0].set_ylim(math.floor(lowest * 10) * 10, 101.5)
     panels[0].set_ylabel("Percent (COVID-19 is positive)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=6)
+    told = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+    figure.legend(*told, loc="upper center", ncols=6)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
     return figure
 

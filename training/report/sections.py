@@ -129,8 +129,8 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
         paper.add(
             "## Metrics against trainable tensors (Figure 2)",
             f"DenseNet-121, of whose {FEATURE_TENSORS} parameter tensors the last ones learn. Grey: the 95 % "
-            "interval of AUROC; dashed: the floor's AUROC, which a network has to pass before it shows "
-            "anything about lungs.",
+            "interval of AUROC; dashed: the floor's AUROC, below which a network shows nothing about "
+            "lungs.",
             paper.picture("figure-2", chart, "Metrics against trainable tensors"),
         )
     paper.add(
