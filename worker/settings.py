@@ -51,7 +51,8 @@ class WorkerSection(Section):
     engine_cache: Path = Path("covariance-data/engine-cache")
     """Directory of compiled models. They are code: it must belong to the worker's user alone."""
     max_batch: int = Field(default=32, ge=1, le=32)
-    """Films that a GPU engine takes at once at most. Less saves memory of the GPU."""
+    """Films that a GPU engine takes at once at most, rounded up to 1, 2, 4, 8, 16 or 32. Less saves memory of
+    the GPU."""
     max_wait_ms: float = Field(default=2.0, ge=0, le=1000)
     """Milliseconds that a film waits at most for others, while the GPU has nothing to do."""
     concurrency: int = Field(default=2, ge=1)

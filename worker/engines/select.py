@@ -11,6 +11,7 @@ from worker import metrics
 from worker.bundle import Bundle
 from worker.engines import DeviceLost, DeviceUnavailable, Engine
 from worker.engines.batching import MicroBatcher
+from worker.engines.buckets import buckets_up_to
 from worker.engines.openvino import OpenVinoEngine
 from worker.engines.tensorrt.cuda import driver_is_here
 from worker.engines.tensorrt.library import MODULES
@@ -124,7 +125,8 @@ def _torch(bundle: Bundle, settings: WorkerSection) -> Engine:
 def _batched(open_here: Callable[[], Engine], settings: WorkerSection) -> Engine:
     return MicroBatcher(
         open_here,
-        max_batch=settings.max_batch,
+        # As large as what the engine was built for: no bucket serves that the parity gate has not tried.
+        max_batch=buckets_up_to(settings.max_batch)[-1],
         max_wait=settings.max_wait_ms / 1000,
         callers=settings.concurrency,
     )

@@ -56,17 +56,20 @@ class TorchEngine:
         self.name = f"torch {torch.__version__.split('+')[0]}"
         self.precision = "f16" if self._gpu else "f32"
         self.batches = tuple(batches)
-        self._network = Network(bundle.model(), device, torch.float16 if self._gpu else torch.float32)
         self._graphs: dict[int, Callable[[], None]] = {}
         self._outputs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._pool: Any = None
         if not self._gpu:
+            self._network = Network(bundle.model(), device, torch.float32)
             return
         size, largest = bundle.manifest.size, self.batches[-1]
         try:
+            self._network = Network(bundle.model(), device, torch.float16)
             self._pixels_B1HW = torch.zeros((largest, 1, size, size), device=device)
             self._pinned_B1HW = torch.zeros((largest, 1, size, size), pin_memory=True)
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            # The weights were laid out on another stream than the one that runs.
+            torch.cuda.synchronize(device)
             # The largest first: the others fit into its memory.
             for batch in reversed(self.batches):
                 self._graphs[batch] = self._capture(batch)
@@ -94,7 +97,7 @@ class TorchEngine:
         except torch.OutOfMemoryError:
             raise Retryable("torch has too little memory at this time; the study is tried again.") from None
         except RuntimeError as error:
-            if not self._gpu:
+            if not (self._gpu and _is_lost(error)):
                 raise Retryable("torch failed on this machine; the study is tried again.") from None
             raise DeviceLost(
                 f"The GPU failed ({_first_line(error)}): this process ends, and its studies go to another."
@@ -131,6 +134,17 @@ class TorchEngine:
                 self._outputs[batch] = self._network(pixels_B1HW)
             self._pool = graph.pool()
         return graph.replay
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether the device failed, and not one call: after a sticky error nothing works any more."""
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _unavailable(error: RuntimeError) -> DeviceUnavailable:

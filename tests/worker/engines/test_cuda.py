@@ -23,9 +23,10 @@ def test_too_little_memory_is_said():
     assert "worker.max_batch" in str(error)
 
 
-def test_an_error_under_way_is_a_lost_device():
-    """Most errors are sticky: the process ends, and the study is tried elsewhere."""
-    error = failure("cudaErrorIllegalAddress", "cudaStreamSynchronize", serving=True)
+@pytest.mark.parametrize("serving", [False, True])
+def test_an_error_under_way_is_a_lost_device(serving):
+    """Most errors are sticky: the process ends, and no other engine is opened in it, even at the start."""
+    error = failure("cudaErrorIllegalAddress", "cudaStreamSynchronize", serving=serving)
     assert isinstance(error, DeviceLost)
     assert "cudaErrorIllegalAddress in cudaStreamSynchronize" in str(error)
 
@@ -36,7 +37,7 @@ def test_the_runtime_takes_the_calls_that_we_make():
     runtime = pytest.importorskip("cuda.bindings.runtime")
     # The constructor already refuses on a machine without a GPU; here its calls are what is tested.
     cuda = Cuda.__new__(Cuda)
-    cuda.runtime, cuda._serving = runtime, False
+    cuda.runtime, cuda._serving, cuda.lost = runtime, False, False
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     calls = {
         "cudaGetDeviceCount": (),
@@ -44,7 +45,11 @@ def test_the_runtime_takes_the_calls_that_we_make():
         "cudaGetDeviceProperties": (0,),
         "cudaMalloc": (4,),
         "cudaMallocHost": (4,),
-        "cudaStreamCreate": (),
+        "cudaStreamCreateWithFlags": (runtime.cudaStreamNonBlocking,),
+        "cudaStreamDestroy": (0,),
+        "cudaFree": (4,),
+        "cudaFreeHost": (4,),
+        "cudaGraphExecDestroy": (0,),
         "cudaMemcpyAsync": (0, 0, 0, runtime.cudaMemcpyKind.cudaMemcpyHostToDevice, 0),
         "cudaStreamBeginCapture": (0, mode),
         "cudaStreamEndCapture": (0,),

@@ -10,7 +10,8 @@ from worker.engines.tensorrt.engine import open_tensorrt
 from worker.preprocess import to_batch
 from worker.settings import WorkerSection
 
-pytestmark = pytest.mark.gpu
+# A plan is built for a card in minutes.
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ OUTPUTS = ("logit", "cam")
 PRECISION = "f16"
 FLAGS = ("STRONGLY_TYPED",)
 """Flags of the network; they are part of a plan's key."""
+CONFIG_FLAGS = ("REQUIRE_USER_ALLOCATION",)
+"""Flags of the build, where the library has them: TensorRT-RTX has only such plans captured in a graph."""
 
 
 def build_plan(library: Library, onnx: bytes, *, buckets: Sequence[int], size: int) -> bytes:
@@ -34,10 +36,12 @@ def build_plan(library: Library, onnx: bytes, *, buckets: Sequence[int], size: i
         DeviceUnavailable: TensorRT cannot build it on this machine.
     """
     trt = library.trt
-    library.logger.last_error = ""
-    builder = trt.Builder(library.logger)
+    builder = library.start("Builder")
     network = parse(library, builder, onnx, size=size)
     config = builder.create_builder_config()
+    for name in CONFIG_FLAGS:
+        if (flag := getattr(trt.BuilderFlag, name, None)) is not None:
+            config.set_flag(flag)
     for bucket in buckets:
         shape = (bucket, 1, size, size)
         profile = builder.create_optimization_profile()

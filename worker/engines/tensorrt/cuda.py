@@ -13,6 +13,20 @@ from worker.engines import DeviceLost, DeviceUnavailable
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+_NO_DEVICE = {
+    "cudaErrorCompatNotSupportedOnDevice",
+    "cudaErrorDevicesUnavailable",
+    "cudaErrorDeviceUninitialized",
+    "cudaErrorInitializationError",
+    "cudaErrorInsufficientDriver",
+    "cudaErrorInvalidDevice",
+    "cudaErrorNoDevice",
+    "cudaErrorNoKernelImageForDevice",
+    "cudaErrorStubLibrary",
+    "cudaErrorSystemDriverMismatch",
+    "cudaErrorSystemNotReady",
+}
+"""Errors of a process that cannot use a GPU, and breaks nothing by having tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +58,7 @@ class Cuda:
                 "worker.engine."
             ) from None
         self._serving = False
+        self.lost = False
         if self.call("cudaGetDeviceCount") == 0:
             raise DeviceUnavailable(_no_device("there is none"))
         self.call("cudaSetDevice", 0)
@@ -56,12 +71,14 @@ class Cuda:
         """Call a function of the runtime; what it gives beside its status is returned.
 
         Raises:
-            DeviceUnavailable: it failed while the engine was being opened.
-            DeviceLost: it failed later.
+            DeviceUnavailable: there is no device, or too little memory, while the engine is being opened.
+            DeviceLost: whatever else failed then, and everything later.
         """
         status, *values = getattr(self.runtime, name)(*arguments)
         if int(status) != 0:
-            raise failure(status.name, name, serving=self._serving)
+            error = failure(status.name, name, serving=self._serving)
+            self.lost |= isinstance(error, DeviceLost)
+            raise error
         return values[0] if len(values) == 1 else tuple(values)
 
     def card(self) -> Card:
@@ -84,7 +101,7 @@ def failure(status: str, function: str, *, serving: bool) -> CovarianceError:
         function: that failed.
         serving: whether the engine had been opened.
     """
-    if serving:
+    if serving or status not in _NO_DEVICE | {_OUT_OF_MEMORY}:
         # Most of them are sticky: every later call of this process fails as well.
         return DeviceLost(
             f"The GPU failed ({status} in {function}): this process ends, and its studies go to another."
@@ -115,4 +132,5 @@ def driver_version() -> str:
 
 def driver_is_here() -> bool:
     """Whether this machine has an NVIDIA driver, told without loading anything."""
-    return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", _DRIVER))
+    # Not by /proc: a container sees there what its host has loaded, and has no device for all that.
+    return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg"))

@@ -8,7 +8,7 @@ from dicom_node.logs import get_logger
 from worker.bundle import Bundle
 from worker.engines import DeviceUnavailable
 from worker.engines.buckets import buckets_up_to
-from worker.engines.tensorrt.builder import FLAGS, PRECISION, build_plan
+from worker.engines.tensorrt.builder import CONFIG_FLAGS, FLAGS, PRECISION, build_plan
 from worker.engines.tensorrt.cuda import Card, Cuda
 from worker.engines.tensorrt.execution import PlanExecutor, PlanRejected
 from worker.engines.tensorrt.library import Library, find_library
@@ -30,7 +30,9 @@ def open_tensorrt(bundle: Bundle, settings: WorkerSection) -> PlanExecutor:
     library = find_library()
     cuda = Cuda()
     buckets, size = buckets_up_to(settings.max_batch), bundle.manifest.size
-    key = plan_key(library, cuda.card(), bundle, buckets)
+    card = cuda.card()
+    require_support(library, card)
+    key = plan_key(library, card, bundle, buckets)
     cache = PlanCache(settings.engine_cache / _FOLDER)
     plan = plan_for(key, library, bundle, cache)
     try:
@@ -48,6 +50,22 @@ def open_tensorrt(bundle: Bundle, settings: WorkerSection) -> PlanExecutor:
         ) from None
 
 
+def require_support(library: Library, card: Card) -> None:
+    """Refuse a card that TensorRT-RTX builds plans for and does not load them on, before minutes are spent.
+
+    Raises:
+        DeviceUnavailable: it is one.
+    """
+    known = getattr(library.trt, "ComputeCapability", None)
+    if library.name != "tensorrt_rtx" or known is None:
+        return
+    if not hasattr(known, f"SM{card.compute_capability.replace('.', '')}"):
+        raise DeviceUnavailable(
+            f"{library.name} {library.version} does not run on {card.name} (compute capability "
+            f"{card.compute_capability}): install tensorrt, or set another worker.engine."
+        )
+
+
 def plan_key(library: Library, card: Card, bundle: Bundle, buckets: tuple[int, ...]) -> PlanKey:
     """All that the plan of this bundle for this card depends on."""
     return PlanKey(
@@ -60,7 +78,7 @@ def plan_key(library: Library, card: Card, bundle: Bundle, buckets: tuple[int, .
         precision=PRECISION,
         buckets=buckets,
         size=bundle.manifest.size,
-        flags=FLAGS,
+        flags=FLAGS + CONFIG_FLAGS,
     )
 
 

@@ -27,6 +27,22 @@ class Library:
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
 
+    def start(self, what: str) -> Any:
+        """Make a `Builder` or a `Runtime`.
+
+        Raises:
+            DeviceUnavailable: TensorRT cannot begin with this driver or card; its binding says TypeError.
+        """
+        self.logger.last_error = ""
+        try:
+            return getattr(self.trt, what)(self.logger)
+        except (TypeError, RuntimeError):
+            why = self.logger.last_error or "it gave no reason"
+            raise DeviceUnavailable(
+                f"{self.name} {self.version} does not start on this machine ({why}): see whether its CUDA "
+                "and the driver fit, or set another worker.engine."
+            ) from None
+
 
 def find_library(*names: str) -> Library:
     """Import the first TensorRT that is here.
