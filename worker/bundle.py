@@ -186,8 +186,10 @@ class Bundle:
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write `manifest.json`, readable and in a stable order."""
+    """Write `manifest.json`, readable and in a stable order; the one before stays until this one is whole."""
     # What is absent is not named: a worker that knows no eight bits can read it then.
     absent = {"int8"} if manifest.int8 is None else set()
     text = json.dumps(manifest.model_dump(mode="json", exclude=absent), indent=2, ensure_ascii=False)
-    (directory / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    temporary = directory / "manifest.json.part"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(directory / "manifest.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 from functools import cache
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def _write_golden(
         raise ConfigurationError(
             "Nearly every golden case lies at the threshold: this model decides nothing."
         )
-    np.savez_compressed(path, inputs_BHW=inputs_BHW[clear_B], cams_Bhw=cams_Bhw[clear_B])
+    content = io.BytesIO()
+    np.savez_compressed(content, inputs_BHW=inputs_BHW[clear_B], cams_Bhw=cams_Bhw[clear_B])
+    write_whole(path, content.getbuffer())
     return tuple(
         GoldenCase(name=f"phantom-{seed}-opacity-{opacity}", logit=float(logit))
         for (seed, opacity), logit, clear in zip(_PHANTOMS, logits_B, clear_B, strict=True)

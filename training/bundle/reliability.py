@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from training.evaluation.calibration import Calibration
+from training.files import write_whole
 
 RELIABILITY = "reliability.svg"
 
@@ -43,4 +44,4 @@ def draw_reliability(calibrations: Sequence[Calibration], path: Path) -> None:
         axes.legend(loc="upper left", frameon=False)
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata={"Date": None})
-    path.write_bytes(content.getvalue())
+    write_whole(path, content.getvalue())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import torch
@@ -21,30 +23,31 @@ def activation_maps(
     model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 16
 ) -> Maps:
     """Class activation maps `(N, H, W)` as the worker's page shows them: signed, spread over the film."""
-    model.eval()
     side = inputs_NHW.shape[1:][::-1]
-    maps = []
-    for start in range(0, len(inputs_NHW), batch):
-        with torch.inference_mode(), device.autocast():
-            _, cams_Bhw = model(device.pixels(torch.from_numpy(inputs_NHW[start : start + batch])))
-        maps += [
+    return np.stack(
+        [
             cv2.resize(cam_hw, side, interpolation=cv2.INTER_LINEAR)
-            for cam_hw in cams_Bhw.float().cpu().numpy()
+            for _, cams_Bhw in _forward(model, inputs_NHW, device, batch)
+            for cam_hw in cams_Bhw
         ]
-    return np.stack(maps)
+    )
 
 
 def logits(
     model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 16
 ) -> NDArray[np.float32]:
-    """Logits `(N,)` of recipe outputs `(N, H, W)`."""
+    """Logits `(N,)` of recipe outputs `(N, H, W)`, in the precision that maps are computed in."""
+    return np.concatenate([logits_B for logits_B, _ in _forward(model, inputs_NHW, device, batch)])
+
+
+def _forward(
+    model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int
+) -> Iterator[tuple[NDArray[np.float32], Maps]]:
     model.eval()
-    parts = []
     for start in range(0, len(inputs_NHW), batch):
         with torch.inference_mode(), device.autocast():
-            logits_B, _ = model(device.pixels(torch.from_numpy(inputs_NHW[start : start + batch])))
-        parts.append(logits_B.float().cpu().numpy())
-    return np.concatenate(parts)
+            logits_B, cams_Bhw = model(device.pixels(torch.from_numpy(inputs_NHW[start : start + batch])))
+        yield logits_B.float().cpu().numpy(), cams_Bhw.float().cpu().numpy()
 
 
 def saliency_maps(model: DenseNet121, inputs_NHW: NDArray[np.uint8], device: Device, batch: int = 8) -> Maps:

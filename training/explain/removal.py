@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from training.device import Device
 from training.evaluation import metrics
 from training.evaluation.metrics import Estimate, bootstrap_mean
-from training.explain.maps import Maps
+from training.explain.maps import Maps, logits
 from training.networks.densenet import DenseNet121
 
 STEPS = 10
@@ -109,9 +108,7 @@ def curve(
     model: DenseNet121, films: list[NDArray[np.uint8]], device: Device, temperature: float
 ) -> metrics.Scores:
     """Probability of COVID-19 of each film, in one batch."""
-    with torch.inference_mode(), device.autocast():
-        logits_B, _ = model.eval()(device.pixels(torch.from_numpy(np.stack(films))))
-    return metrics.probabilities(logits_B.float().cpu().numpy(), temperature)
+    return metrics.probabilities(logits(model, np.stack(films), device, len(films)), temperature)
 
 
 def _first(map_HW: Maps) -> list[NDArray[np.bool_]]:
