@@ -211,10 +211,12 @@ def test_settings_are_read_from_a_file(tmp_path):
         ('sampling = "balanced"\nopacity_share = 1.0', "not usable at `opacity_share`"),
         ("opacity_share = 0.5", "opacity_share is of balanced sampling"),
         ("head_epochs = -1", "not usable at `head_epochs`"),
+        ("[weights]\nlungs = inf", "not usable at `weights.lungs`"),
+        ("learning_rate = nan", "not usable at `learning_rate`"),
     ],
 )
 def test_settings_that_leave_nothing_to_draw_are_one_sentence(tmp_path, text, sentence):
-    """A share that takes all of a class, one that is never looked at, and epochs that cannot be."""
+    """A share that takes all of a class, one never looked at, epochs that cannot be, and what is no number."""
     path = tmp_path / "settings.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=sentence):
