@@ -216,7 +216,7 @@ def test_settings_are_read_from_a_file(tmp_path):
     ],
 )
 def test_settings_that_leave_nothing_to_draw_are_one_sentence(tmp_path, text, sentence):
-    """A share that takes all of a class, one never looked at, epochs that cannot be, and what is no number."""
+    """A share that takes all of a class or is never looked at, epochs that cannot be, and no numbers."""
     path = tmp_path / "settings.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=sentence):
