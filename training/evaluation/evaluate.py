@@ -13,6 +13,7 @@ from training.evaluation import metrics
 from training.evaluation.calibration import Calibration, PredictiveValue, calibrate, predictive_values
 from training.evaluation.floor import fit_floor
 from training.evaluation.metrics import Estimate
+from training.evaluation.scored import Scored
 from training.evaluation.subgroups import Subgroup, ViewFigures, subgroups, within_views
 from training.films import datasets
 from training.films.datasets import TRAINABLE_LICENCES, Row
@@ -88,12 +89,8 @@ def evaluate(
     floor_N = fit_floor(statistics_N8[learnt_N], labels_N[learnt_N]).predict_proba(statistics_N8)[:, 1]
     patients_N = np.array([row.patient_group for row in rows])
     sets = {name: set_N for name, set_N in _sets(rows).items() if 0 < labels_N[set_N].sum() < set_N.sum()}
-    figures = [
-        _measure(
-            name, labels_N[set_N], scores_N[set_N], floor_N[set_N], patients_N[set_N], points[0].probability
-        )
-        for name, set_N in sets.items()
-    ]
+    scored = Scored(labels_N=labels_N, scores_N=scores_N, floor_N=floor_N, patients_N=patients_N)
+    figures = [_measure(name, scored.at(set_N), points[0].probability) for name, set_N in sets.items()]
     judged = {name: sets[name] for name in ("test", JUDGED) if name in sets}
     calibrated = {name: sets[name] for name in ("dev",) if name in sets} | judged
     return Evaluation(
@@ -114,14 +111,13 @@ def evaluate(
         views=tuple(
             found
             for name in ("test", UNSEEN)
-            if name in sets
-            and (found := within_views(name, rows, sets[name], labels_N, scores_N, patients_N))
+            if name in sets and (found := within_views(name, rows, sets[name], scored))
         ),
         subgroups=tuple(
             found
             for name in ("test", UNSEEN)
             if name in sets
-            for found in subgroups(name, rows, sets[name], labels_N, scores_N, floor_N, patients_N)
+            for found in subgroups(name, rows, sets[name], scored)
         ),
     )
 
@@ -149,25 +145,16 @@ def _sets(rows: Sequence[Row]) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _measure(  # noqa: PLR0917 (parallel columns of one table)
-    name: str,
-    labels_N: NDArray[np.bool_],
-    scores_N: metrics.Scores,
-    floor_N: metrics.Scores,
-    patients_N: NDArray[np.str_],
-    threshold: float,
-) -> Figures:
-    def estimate(metric: metrics.Metric, values_N: metrics.Scores) -> Estimate:
-        return metrics.bootstrap(metric, labels_N, values_N, patients_N)
-
+def _measure(name: str, scored: Scored, threshold: float) -> Figures:
+    columns = (scored.labels_N, scored.scores_N, scored.floor_N, scored.patients_N)
     return Figures(
         rows=name,
-        films=len(labels_N),
-        positive=int(labels_N.sum()),
-        auroc=estimate(metrics.auroc, scores_N),
-        floor_auroc=estimate(metrics.auroc, floor_N),
-        above_floor=metrics.bootstrap_excess(metrics.auroc, labels_N, scores_N, floor_N, patients_N),
-        sensitivity=estimate(metrics.sensitivity_at(threshold), scores_N),
-        specificity=estimate(metrics.specificity_at(threshold), scores_N),
-        brier=metrics.brier(labels_N, scores_N),
+        films=len(scored.labels_N),
+        positive=scored.positive,
+        auroc=scored.auroc,
+        floor_auroc=scored.floor_auroc,
+        above_floor=metrics.bootstrap_excess(metrics.auroc, *columns),
+        sensitivity=scored.estimate(metrics.sensitivity_at(threshold), scored.scores_N),
+        specificity=scored.estimate(metrics.specificity_at(threshold), scored.scores_N),
+        brier=metrics.brier(scored.labels_N, scored.scores_N),
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.evaluation import metrics
 from training.evaluation.metrics import Estimate
+from training.evaluation.scored import Scored
 from training.films.datasets import Row
 from training.tasks import is_ap
 
@@ -49,14 +50,8 @@ class Subgroup(BaseModel):
     floor_auroc: Estimate
 
 
-def subgroups(  # noqa: PLR0917 (parallel columns of one table)
-    name: str,
-    rows: Sequence[Row],
-    set_N: NDArray[np.bool_],
-    labels_N: NDArray[np.bool_],
-    scores_N: metrics.Scores,
-    floor_N: metrics.Scores,
-    patients_N: NDArray[np.str_],
+def subgroups(
+    name: str, rows: Sequence[Row], set_N: NDArray[np.bool_], scored: Scored
 ) -> tuple[Subgroup, ...]:
     """AUROC by projection, by the source of the COVID films, and by what the others show.
 
@@ -64,6 +59,7 @@ def subgroups(  # noqa: PLR0917 (parallel columns of one table)
     COVID comes from one hospital. Parts with fewer than `FEWEST` films of a class are left out, and those
     that are the whole.
     """
+    labels_N = scored.labels_N
     view_N = np.array([{True: "AP", False: "PA", None: "unknown"}[is_ap(row)] for row in rows])
     origin_N, label_N = (np.array([getattr(row, column) for row in rows]) for column in ("origin", "label"))
     parts: dict[str, NDArray[np.bool_]] = {f"projection {view}": view_N == view for view in np.unique(view_N)}
@@ -73,47 +69,37 @@ def subgroups(  # noqa: PLR0917 (parallel columns of one table)
         parts[f"all COVID films, others: {label}"] = labels_N | (label_N == label)
     found = []
     for group, part_N in parts.items():
-        chosen_N = set_N & part_N
-        labels = labels_N[chosen_N]
-        if min(labels.sum(), (~labels).sum()) < FEWEST or len(labels) == set_N.sum():
-            continue
-        area, floor_area = (
-            metrics.bootstrap(metrics.auroc, labels, values_N[chosen_N], patients_N[chosen_N])
-            for values_N in (scores_N, floor_N)
-        )
-        found.append(
-            Subgroup(
-                rows=name,
-                group=group,
-                films=len(labels),
-                positive=int(labels.sum()),
-                auroc=area,
-                floor_auroc=floor_area,
+        part = scored.at(set_N & part_N)
+        films, positive = len(part.labels_N), part.positive
+        if min(positive, films - positive) >= FEWEST and films < set_N.sum():
+            found.append(
+                Subgroup(
+                    rows=name,
+                    group=group,
+                    films=films,
+                    positive=positive,
+                    auroc=part.auroc,
+                    floor_auroc=part.floor_auroc,
+                )
             )
-        )
     return tuple(found)
 
 
-def within_views(  # noqa: PLR0917 (parallel columns of one table)
-    name: str,
-    rows: Sequence[Row],
-    set_N: NDArray[np.bool_],
-    labels_N: NDArray[np.bool_],
-    scores_N: metrics.Scores,
-    patients_N: NDArray[np.str_],
+def within_views(
+    name: str, rows: Sequence[Row], set_N: NDArray[np.bool_], scored: Scored
 ) -> ViewFigures | None:
     """None where no two films of both classes share a projection."""
     known_N = set_N & np.array([is_ap(row) is not None for row in rows])
-    labels, patients = labels_N[known_N], patients_N[known_N]
-    ap = np.array([bool(is_ap(row)) for row in rows])[known_N]
+    known = scored.at(known_N)
+    labels, ap = known.labels_N, np.array([bool(is_ap(row)) for row in rows])[known_N]
     if not any(0 < labels[ap == view].sum() < (ap == view).sum() for view in (True, False)):
         return None
     return ViewFigures(
         rows=name,
         films=len(labels),
-        positive=int(labels.sum()),
+        positive=known.positive,
         ap_of_positive=float(ap[labels].mean()),
         ap_of_negative=float(ap[~labels].mean()),
-        view_auroc=metrics.bootstrap(metrics.auroc, labels, ap.astype(float), patients),
-        within_auroc=metrics.bootstrap_within(labels, scores_N[known_N], ap.astype(str), patients),
+        view_auroc=known.estimate(metrics.auroc, ap.astype(float)),
+        within_auroc=metrics.bootstrap_within(labels, known.scores_N, ap.astype(str), known.patients_N),
     )
