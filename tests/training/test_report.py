@@ -17,7 +17,7 @@ from dicom_node.errors import ConfigurationError
 from training import checkpoint
 from training.device import best_device
 from training.films import datasets
-from training.report import networks
+from training.report import looks, networks
 from training.report.finished import finished_runs
 from training.report.page import Pictures, write_report
 from training.report.saliency import explain
@@ -49,6 +49,7 @@ def trained(report_rows, tmp_path_factory) -> Path:
         if system.name in TRAINED:
             short = system.model_copy(update={"size": SIZE, "epochs": 2, "batch": 4})
             reproduce(short, report_rows, folder / system.name, best_device(half=False))
+            looks.keep(folder / system.name)
     return folder
 
 
@@ -65,7 +66,7 @@ def test_the_page_is_whole(page):
     tree = etree.fromstring((page / "report.html").read_bytes(), etree.XMLParser(resolve_entities=False))
     sources = [image.get("src") for image in tree.iter(f"{XHTML}img")]
     assert len(sources) > 10
-    assert sorted(sources) == sorted(f"pictures/{path.name}" for path in (page / "pictures").iterdir())
+    assert sorted(sources) == sorted(str(path.relative_to(page)) for path in page.rglob("*.png"))
     for source in sources:
         assert (page / source).stat().st_size < 60_000
         Image.open(page / source).verify()
@@ -115,15 +116,31 @@ def test_the_same_runs_make_the_same_page(page, trained, films, tmp_path):
         assert (tmp_path / path.relative_to(page)).read_bytes() == path.read_bytes(), path.name
 
 
-def test_a_run_without_weights_has_figures_and_no_pictures(trained, tmp_path):
-    """One system alone, its weights removed, is still measured; real films are not needed."""
+def test_a_run_without_weights_or_pictures_has_figures(trained, tmp_path):
+    """One system alone, nothing of it but the figures, is still measured; real films are not needed."""
     shutil.copytree(trained / "resnet-18", tmp_path / "runs" / "resnet-18")
     (tmp_path / "runs" / "resnet-18" / runs.BEST).unlink()
+    shutil.rmtree(tmp_path / "runs" / "resnet-18" / runs.LOOKS)
+    looks.keep(tmp_path / "runs" / "resnet-18")
     write_report(tmp_path / "runs", tmp_path / "out", data=None, pictures=Pictures.PHANTOM, command="-")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "No run holds weights" in text
+    assert "No run holds pictures" in text
     assert "figure-2" not in text
     assert "| ResNet-18 |" in text
+
+
+def test_pictures_need_no_weights(page, trained, films, tmp_path):
+    """The page of runs whose weights are gone is the same to the byte."""
+    shutil.copytree(trained, tmp_path / "runs", ignore=shutil.ignore_patterns(runs.BEST))
+    write_report(
+        tmp_path / "runs",
+        tmp_path / "out",
+        data=films,
+        pictures=Pictures.PHANTOM,
+        command="python -m training report",
+    )
+    for path in sorted(page.rglob("*.*")):
+        assert (tmp_path / "out" / path.relative_to(page)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_real_films_are_named_as_such(trained, films, tmp_path):
@@ -136,6 +153,11 @@ def test_real_films_are_named_as_such(trained, films, tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "keep this page where the films are" in text
     assert "film_" not in text
+    shown = (tmp_path / "out" / "pictures" / "densenet-121-362" / "film-1-map.png").read_bytes()
+    shutil.copytree(trained / "resnet-18", one / "resnet-18")
+    shutil.rmtree(one / "densenet-121-362")
+    write_report(one, tmp_path / "out", data=films, pictures=Pictures.PHANTOM, command="-")
+    assert shown not in [path.read_bytes() for path in (tmp_path / "out").rglob("*.png")], "a patient stayed"
 
 
 def test_other_films_are_one_sentence(trained, films, tmp_path):

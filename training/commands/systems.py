@@ -15,6 +15,7 @@ from dicom_node.logs import get_logger
 from training.commands.options import Cache, Data
 from training.device import best_device
 from training.films import datasets, splits
+from training.report import looks
 from training.report.page import Pictures, write_report
 from training.sweep.reproduce import report_films
 from training.sweep.reproduce import reproduce as reproduce_system
@@ -48,6 +49,7 @@ def reproduce(
     device = best_device()
     for system in chosen:
         reproduce_system(system, films, runs / system.name, device, init)
+        looks.keep(runs / system.name)
 
 
 @app.command()

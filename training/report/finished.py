@@ -35,8 +35,13 @@ class Finished:
 
     @property
     def has_weights(self) -> bool:
-        """Whether pictures can be made of it."""
+        """Whether other films can be shown than those that its pictures show."""
         return (self.run / runs.BEST).exists()
+
+    @property
+    def has_looks(self) -> bool:
+        """Whether there are pictures of what it looks at, on phantoms."""
+        return (self.run / runs.LOOKS).exists()
 
     @property
     def best(self) -> Epoch:

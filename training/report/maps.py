@@ -73,10 +73,9 @@ def test_films(folder: Path, rows: Sequence[Row], predictions: Predictions) -> t
     return tuple(shown)
 
 
-def pictured(done: Sequence[Finished]) -> tuple[Finished, ...]:
-    """The runs whose maps are drawn: the last of each other network with weights, and the two DenseNets
-    that learn most (Models 10 and 11, which the report compares)."""
-    usable = [run for run in done if run.has_weights]
+def pictured(usable: Sequence[Finished]) -> tuple[Finished, ...]:
+    """The runs whose maps are shown: the last of each other network, and the two DenseNets that learn most
+    (Models 10 and 11, which the report compares)."""
     chosen: list[Finished] = []
     for network, count in (("baseline-cnn", 1), ("resnet-18", 1), ("densenet-121", 2)):
         chosen += [run for run in usable if run.system.network == network][-count:]

@@ -65,9 +65,9 @@ def write_report(runs: Path, out: Path, *, data: Path | None, pictures: Pictures
     sections.opening(paper, done, missing, command)
     sections.figures_of_merit(paper, done, measurements)
     if pictures is Pictures.FILMS and rows is not None and data is not None:
-        sections.looks(paper, done, maps.test_films(data, rows, done[0].predictions), real=True)
+        sections.what_they_look_at(paper, done, maps.test_films(data, rows, done[0].predictions), real=True)
     else:
-        sections.looks(paper, done, maps.phantom_films(), real=False)
+        sections.what_they_look_at(paper, done, maps.phantom_films(), real=False)
     sections.making(paper, done)
     text = "\n\n".join(paper.parts) + "\n"
     write_whole(out / MARKDOWN, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.films import datasets
-from training.report import diagrams, figures, maps, networks, tables
+from training.report import diagrams, figures, looks, maps, tables
 from training.report.classification import FLOOR, SETS, Measurement, confusion
 from training.report.differences import differences
 from training.report.finished import Finished
 from training.report.maps import Shown
 from training.report.pictures import save
 from training.report.published import published
-from training.sweep.systems import FEATURE_TENSORS, System
+from training.sweep import runs
+from training.sweep.systems import FEATURE_TENSORS, System, report_systems
 
 PICTURES = "pictures"
 """Folder beside the page."""
@@ -142,12 +144,14 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
     )
 
 
-def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, real: bool) -> None:
+def what_they_look_at(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, real: bool) -> None:
     """Figures 3-4 and Appendix E."""
-    chosen = maps.pictured(done)
+    for system in report_systems():  # pictures of an earlier page might show patients
+        shutil.rmtree(paper.folder / PICTURES / system.name, ignore_errors=True)
+    chosen = maps.pictured([run for run in done if (run.has_weights if real else run.has_looks)])
     paper.add("## What the networks look at (Figures 3-4)")
     if not chosen:
-        paper.add("No run holds weights, so there is no picture.")
+        paper.add(f"No run holds {'weights' if real else 'pictures'}, so there is none here.")
         return
     paper.add(
         "**These are real films of the test split: keep this page where the films are.**"
@@ -162,29 +166,31 @@ def looks(paper: Paper, done: Sequence[Finished], films: Sequence[Shown], *, rea
         "squared, as the networks take them.",
     )
     for run in chosen:
-        network, size = networks.load_best(run.run), run.system.size
-        found = maps.explanations(network, films, size)
-        scale = maps.full_scale_of(found)
+        folder = paper.folder / PICTURES / run.system.name
+        if real:
+            looks.draw(run.run, films, folder)
+        else:
+            shutil.copytree(run.run / runs.LOOKS, folder)
+        at = f"{PICTURES}/{run.system.name}"
+        has_map = (folder / looks.map_name(1)).exists()
         lines = []
-        for number, (shown, seen) in enumerate(zip(films, found, strict=True), 1):
-            name, says = f"{run.system.name}-film-{number}", shown.caption
-            lines.append(
-                paper.picture(f"{name}-saliency", maps.saliency_figure(shown, seen), f"{says}: saliency")
-            )
-            if seen.evidence_hw is not None:
-                figure = maps.evidence_figure(shown, seen.evidence_hw, scale)
-                lines[-1] += "\n" + paper.picture(f"{name}-map", figure, f"{says}: class activation map")
+        for number, caption in enumerate((shown.caption for shown in films), 1):
+            lines.append(f"![{caption}: saliency]({at}/{looks.saliency_name(number)})")
+            if has_map:
+                lines[-1] += f"\n![{caption}: class activation map]({at}/{looks.map_name(number)})"
         # One film on a line, or two where there is no second map.
-        paper.add(f"### {run.system.title}", ("\n\n" if networks.has_map(network) else "\n").join(lines))
-        if run is chosen[-1] and networks.has_map(network):
-            paper.add(
-                "## Activation maps (Appendix E)",
-                f"{run.system.title}, {films[0].caption.lower()}: the first 16 channels behind each child of "
-                "`features`, each from its darkest to its brightest value (channels x height x width).",
-                paper.picture(
-                    "activations", maps.activation_figure(network, films[0], size), "Activation maps"
-                ),
-            )
+        paper.add(f"### {run.system.title}", ("\n\n" if has_map else "\n").join(lines))
+        if not has_map:
+            continue
+        if run is not chosen[-1]:
+            (folder / looks.ACTIVATIONS).unlink()
+            continue
+        paper.add(
+            "## Activation maps (Appendix E)",
+            f"{run.system.title}, {films[0].caption.lower()}: the first 16 channels behind each child of "
+            "`features`, each from its darkest to its brightest value (channels x height x width).",
+            f"![Activation maps]({at}/{looks.ACTIVATIONS})",
+        )
 
 
 def making(paper: Paper, done: Sequence[Finished]) -> None:

@@ -5,6 +5,7 @@ log.jsonl              one Epoch a line
 checkpoint.safetensors weights and optimiser, to go on from; removed when the run is done
 best.safetensors       weights of the epoch with the best accuracy on dev
 predictions.csv        a logit for every film that is measured; written last, so it says "done"
+looks/                 pictures of what the network looks at, on phantoms (report/looks.py)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.files import write_whole
 from training.sweep.systems import System
 
 CONFIGURATION, LOG, PREDICTIONS = "configuration.json", "log.jsonl", "predictions.csv"
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+CHECKPOINT, BEST, LOOKS = "checkpoint.safetensors", "best.safetensors", "looks"
 _COLUMNS = ("file", "split", "patient_group", "srcbal", "covid", "logit")
 
 
