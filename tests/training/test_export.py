@@ -13,7 +13,8 @@ import torch
 from dicom_node.errors import ConfigurationError
 from training.bundle import card_sections, provenance
 from training.bundle.candidates import read_candidates
-from training.bundle.card import write_card
+from training.bundle.card import CARD, write_card
+from training.bundle.catalogue import catalogue_of
 from training.bundle.export import export, reference
 from training.evaluation import floor
 from training.evaluation.evaluate import JUDGED, Evaluation, evaluate, measured
@@ -205,6 +206,22 @@ def test_the_card_of_the_shipped_bundle_can_be_written():
     """The manifest in the repository, older or newer, is one that this code makes a card of."""
     card = write_card(Bundle(DEFAULT_BUNDLE).manifest)
     assert "## Who must not rely on it" in card
+
+
+def test_the_card_says_of_films_only_what_is_known_of_them(bundle, tmp_path):
+    """The shipped model's says where its classes come from; one of other films says that it does not know."""
+    shipped, other = Bundle(DEFAULT_BUNDLE).manifest, bundle.manifest
+    known = catalogue_of(provenance.Provenance.model_validate(shipped.training).evaluation.data_sha256)
+    assert (DEFAULT_BUNDLE / CARD).read_text() == write_card(shipped)
+    card = write_card(other).replace("\n  ", "\n")
+    assert card.count("Nothing is written down of these films") == 2
+    for paragraph in (*known.read_first, *known.labels):
+        assert paragraph in write_card(shipped).replace("\n  ", "\n")
+        assert paragraph not in card
+    path = tmp_path / "catalogues.toml"
+    path.write_text('[[catalogue]]\ndata = "c0ffee"\nread_first = []\n')
+    with pytest.raises(ConfigurationError, match="not usable at `labels`"):
+        catalogue_of("c0ffee", path)
 
 
 def test_the_card_shows_calibration_and_what_a_result_is_worth(bundle, evaluation):

@@ -13,6 +13,7 @@ from dicom_node.logs import get_logger
 from training import checkpoint
 from training.bundle.candidates import read_candidates
 from training.bundle.card import CARD, write_card
+from training.bundle.catalogue import catalogue_of
 from training.bundle.export import export as export_bundle
 from training.bundle.provenance import Provenance, RunRecord, sources_of
 from training.bundle.quantise import quantise as quantise_bundle
@@ -102,7 +103,8 @@ def export(data: Data, run: Run, bundle: Bundle = DEFAULT_BUNDLE, version: Versi
         sources=sources_of(rows, record.settings.leave_out),
         evaluation=evaluation,
         explanation=read_explanation(run, evaluation.checkpoint_sha256, evaluation.data_sha256),
-        candidates=read_candidates(),
+        # They were tried on films that are known, and say nothing about others.
+        candidates=read_candidates() if catalogue_of(evaluation.data_sha256) else (),
     )
     manifest = export_bundle(
         model, evaluation, bundle, version=version, training=provenance.model_dump(mode="json")
