@@ -5,9 +5,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from dicom_node.errors import Retryable
 from dicom_node.failpoints import reach
@@ -69,6 +73,28 @@ class Part:
             self._descriptor = -1
             if not self._renamed:
                 self._path.unlink(missing_ok=True)
+
+
+class Mutex:
+    """Lets in one at a time, of all threads and processes that share the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._file: BinaryIO | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for it and hold it. Raises `OSError`."""
+        with self._threads:
+            if self._file is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                self._file = os.fdopen(os.open(self._path, flags, 0o600), "r+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 class SpoolFull(Retryable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ class Filed(StrEnum):
 
     NEW = "new"
     DUPLICATE = "duplicate"
-    """The same object with the same bytes is here already: a no-op."""
+    """The same object with the same bytes is here already: it gives no work."""
     CONFLICT = "conflict"
     """The same SOP instance with other content: both are kept, the first wins."""
 
@@ -137,6 +137,27 @@ class Incoming:
     def discard(self) -> None:
         """Forget the object, unless it is filed."""
         self._part.discard()
+
+
+def succeed(part: Part, path: Path) -> None:
+    """Have an object that came again say what the first one's head says, but when it was received itself.
+
+    Raises:
+        FileNotFoundError: the first one is gone.
+        OSError: the disk does not take it.
+    """
+    try:
+        with path.open("rb") as file:
+            first = read_head(file.read(HEAD_BYTES))
+    except FileNotFoundError:
+        raise
+    except Exception:  # noqa: BLE001 (whatever a parser makes of rotten bytes: the new head is a whole one)
+        return
+    received_at = read_head(part.read(0, HEAD_BYTES)).provenance.received_at
+    part.overwrite(
+        write_head(replace(first, provenance=replace(first.provenance, received_at=received_at))), 0
+    )
+    part.synchronise()
 
 
 def read_instance(path: Path, sop_instance_uid: str, sha256: str) -> SpooledInstance:

@@ -5,6 +5,7 @@
     reports/<transaction>.json                       storage-commitment reports
     refusals/<window>.json                           who was refused, until the ledger has it
     outbox/<study>/<object>_<sha256>.dcm             our outputs until the PACS has committed to them
+    filing.lock                                      held while an object gets its name or is removed
 
 Everything appears by rename after its bytes are on the disk, and the directory is synchronised after.
 """
@@ -14,17 +15,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicom_node.durable import Part, SpoolFull, Workbench, make_directory, synchronise
+from dicom_node.durable import Mutex, Part, SpoolFull, Workbench, make_directory, synchronise
 from dicom_node.failpoints import reach
 from dicom_node.file_meta import HEAD_BYTES
-from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance, read_instance
+from dicom_node.incoming import Arrival, Filed, Incoming, SpooledInstance, read_instance, succeed
 from dicom_node.logs import get_logger
 from dicom_node.outbox import Outbox
 from dicom_node.refusals import Refusals
@@ -61,7 +61,7 @@ class Spool:
         self.outbox = Outbox(root / "outbox", self._workbench)
         self.reports = Reports(root / "reports", self._workbench)
         self.refusals = Refusals(root / "refusals", self._workbench)
-        self._filing = threading.Lock()
+        self._filing = Mutex(root / "filing.lock")
         self._durable: set[str] = set()
         self._looked_into: dict[str, tuple[int, SpooledStudy | None]] = {}
 
@@ -176,18 +176,25 @@ class Spool:
         except (FileNotFoundError, NotADirectoryError):
             return 0
 
-    def remove(self, paths: Sequence[Path]) -> None:
+    def remove(self, objects: Mapping[Path, datetime]) -> None:
         """Remove objects of one study, durably; those that are gone are fine.
+
+        Args:
+            objects: when each was received. One that has come again since is another's, and stays.
 
         Raises:
             OSError: the disk does not let one go.
             ValueError: one is not an object of the spool.
         """
-        if any(path.parent.parent != self._studies or not _NAME.fullmatch(path.name) for path in paths):
+        names = {path: _NAME.fullmatch(path.name) for path in objects}
+        if any(path.parent.parent != self._studies or name is None for path, name in names.items()):
             raise ValueError("only received objects may be removed")
-        for path in paths:
-            path.unlink(missing_ok=True)
-        for directory in {path.parent for path in paths}:
+        for path, name in names.items():
+            # Looked at and removed in one: its sender may be about to hear that it is here.
+            with self._filing.held(), contextlib.suppress(FileNotFoundError):
+                if name and read_instance(path, *name.groups()).received_at == objects[path]:
+                    path.unlink()
+        for directory in {path.parent for path in objects}:
             with contextlib.suppress(FileNotFoundError):
                 synchronise(directory)
             with contextlib.suppress(OSError):  # another object came
@@ -209,15 +216,15 @@ class Spool:
         directory = self._study_directory(study_instance_uid)
         path = directory / name
         prefix = name[: name.index("_") + 1]
-        with self._filing:
+        with self._filing.held():
             known = [entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix)]
-            if name in known:
-                filed = Filed.DUPLICATE
-            else:
-                # Rename after fsync: a 0x0000 we cannot honour loses an image.
-                part.rename(path)
-                filed = Filed.CONFLICT if known else Filed.NEW
-                reach("spool.after_rename")
+            filed = Filed.DUPLICATE if name in known else Filed.CONFLICT if known else Filed.NEW
+            if filed is Filed.DUPLICATE:
+                # It takes the place of what is here, which may be about to be purged: see `remove`.
+                succeed(part, path)
+            # Rename after fsync: a 0x0000 we cannot honour loses an image.
+            part.rename(path)
+            reach("spool.after_rename")
         # A duplicate waits for it as well: who came first may not be that far.
         synchronise(directory)
         reach("spool.after_directory_fsync")

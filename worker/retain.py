@@ -51,14 +51,19 @@ class Retainer:
         files = 0
         for page in self._pages():
             if page:
-                files += self._ledger.purge([one.study_instance_uid for one in page], self._rule())
+                studies = [one.study_instance_uid for one in page]
+                spooled = [one for study in studies for one in self._spool.instances(study)]
+                files += self._ledger.purge(studies, self._rule(), spooled)
                 self.finish()
         if files:
             log.info("films_purged", files=files)
         return files
 
     def finish(self) -> None:
-        """Remove the files of which it is recorded that they go."""
+        """Remove the files of which it is recorded that they go.
+
+        One that has come again since stays: the reconciler finds that it is not registered.
+        """
         last: LeavingFile | None = None
         while leaving := self._ledger.leaving(limit=_FILES, after=last):
             last = leaving[-1]
@@ -67,7 +72,7 @@ class Retainer:
             for study, files in groupby(leaving, key=lambda one: one.path.parent.name):
                 going = list(files)
                 try:
-                    self._spool.remove([one.path for one in going])
+                    self._spool.remove({one.path: one.received_at for one in going})
                 except (OSError, ValueError) as error:
                     refused.append({"study": study, "error": type(error).__name__})
                 else:

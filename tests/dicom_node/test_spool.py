@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from dicom_node import uids
 from dicom_node.commitment import CommitmentReport
+from dicom_node.lanes import Lane
 from dicom_node.spool import Filed, Spool, SpoolFull
 from tests.dicom_node.build import arrival, data_set_bytes, encoded, film
 
@@ -151,6 +153,25 @@ def test_the_same_again_is_a_duplicate(spool: Spool) -> None:
     assert len(list(spool.root.glob("studies/*/*"))) == 1
 
 
+def test_a_duplicate_takes_the_place_of_the_first(spool: Spool) -> None:
+    """With its own time, by which a purge tells them apart; who sent it first, and its lane, stay."""
+    sent = film()
+    content = encoded(sent)
+    first = replace(arrival(), calling_ae="CR1", lane=Lane.STAT)
+    again = replace(
+        first, calling_ae="PACS", lane=Lane.BACKFILL, received_at=first.received_at + timedelta(days=9)
+    )
+    for one in (first, again):
+        spool.store(content, transfer_syntax_uid=SYNTAX, arrival=one)
+    (kept,) = spool.instances(sent.StudyInstanceUID)
+    assert (kept.calling_ae, kept.lane, kept.received_at) == ("CR1", Lane.STAT, again.received_at)
+    assert kept.path.read_bytes().endswith(content)
+    spool.remove({kept.path: first.received_at})
+    assert kept.path.exists(), "it is another's"
+    spool.remove({kept.path: again.received_at})
+    assert not kept.path.exists()
+
+
 def test_other_content_is_kept_beside(spool: Spool) -> None:
     """Same UID, other content: both files are there, and it is said."""
     first = film()
@@ -174,7 +195,7 @@ def test_a_study_that_comes_after_its_purge_is_durable_again(
     """Its directory is a new one: the name is brought to the disk before 0x0000 is answered."""
     content = encoded(film())
     instance, _ = spool.store(content, transfer_syntax_uid=SYNTAX, arrival=arrival())
-    spool.remove([instance.path])
+    spool.remove({instance.path: instance.received_at})
     assert not instance.path.parent.exists()
     synchronised: list[Path] = []
     monkeypatch.setattr("dicom_node.durable.synchronise", synchronised.append)

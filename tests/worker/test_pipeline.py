@@ -200,7 +200,7 @@ def test_late_image_of_a_purged_study_is_held(site, films, spooled):
     prove(site)
     rule = PurgeRule(received_before=site.clock.now + timedelta(days=1))
     assert site.ledger.purge([STUDY], rule) == 1
-    site.spool.remove([one.path for one in site.ledger.leaving(limit=10)])
+    site.spool.remove({one.path: one.received_at for one in site.ledger.leaving(limit=10)})
     site.ledger.removed(site.ledger.leaving(limit=10))
     before = site.study().results
     other = late(spooled)

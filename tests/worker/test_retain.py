@@ -130,10 +130,43 @@ def test_purged_image_may_come_again(site, clock):
     assert filed is Filed.NEW
     assert site.ledger.register(STUDY, site.spool.instances(STUDY)).job_ready is False
     assert site.files() != []
+    clock.pass_by(8 * DAY)
     site.retainer.step()
     assert site.files() == []
     kinds = [event.kind for event in site.ledger.study(STUDY).events]
     assert kinds[-3:] == ["purged", "came_again", "purged"]
+
+
+@pytest.mark.parametrize("when", ["before it goes", "when it has gone"])
+def test_film_that_comes_again_while_its_purge_is_under_way_stays(site, clock, when):
+    """Its sender heard success: the file is the new one's, whichever side of the removal a crash was on."""
+    dataset = film()
+    first, _ = site.receive(dataset)
+    site.prove()
+    clock.pass_by(8 * DAY)
+    site.ledger.purge([STUDY], site.retainer._rule())
+    if when == "when it has gone":
+        first.path.unlink()
+    clock.pass_by(60)
+    _, filed = site.receive(dataset)
+    assert filed is (Filed.DUPLICATE if when == "before it goes" else Filed.NEW)
+    site.retainer.finish()
+    assert len(site.files()) == 1
+    site.ledger.register(STUDY, site.spool.instances(STUDY))
+    assert [event.kind for event in site.ledger.study(STUDY).events][-1] == "came_again"
+    site.retainer.step()
+    assert len(site.files()) == 1, "it was received today"
+
+
+def test_film_that_was_sent_twice_goes(site, clock):
+    """A duplicate before the purge is no reason to keep either."""
+    dataset = film()
+    site.receive(dataset)
+    site.prove()
+    clock.pass_by(8 * DAY)
+    assert site.receive(dataset)[1] is Filed.DUPLICATE
+    site.retainer.step()
+    assert site.files() == []
 
 
 def test_stubborn_file_stops_no_other(site, clock):
@@ -182,7 +215,9 @@ def test_first_purge_comes_before_the_last_study_is_looked_at(site, clock, monke
     done, selects = [], []
     look, purge = site.retainer._spool.count, site.ledger.purge
     monkeypatch.setattr(site.retainer._spool, "count", lambda study: done.append(study) or look(study))
-    monkeypatch.setattr(site.ledger, "purge", lambda page, rule: done.append(len(page)) or purge(page, rule))
+    monkeypatch.setattr(
+        site.ledger, "purge", lambda page, *told: done.append(len(page)) or purge(page, *told)
+    )
 
     @event.listens_for(site.ledger._engine, "before_cursor_execute")
     def note(connection, cursor, statement, *_):
@@ -201,5 +236,5 @@ def test_only_received_objects_are_removed(site):
     letter = outside / f"1.2.3_{'a' * 64}.dcm"
     letter.touch()
     with pytest.raises(ValueError, match="only received objects"):
-        site.spool.remove([letter])
+        site.spool.remove({letter: site.clock.now})
     assert letter.exists()

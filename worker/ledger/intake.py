@@ -126,19 +126,21 @@ def _lane(writer: Transaction, uid: str, came: Sequence[SpooledInstance]) -> Lan
 def _came_again(writer: Transaction, uid: str, instances: Sequence[SpooledInstance]) -> bool:
     """Keep purged images that the spool holds once more; say whether the study was held for them."""
     came = {(one.sop_instance_uid, one.sha256): one.received_at for one in instances}
-    gone = select(Image.id, Image.sop_instance_uid, Image.sha256, Image.purged_at)
+    gone = select(Image.id, Image.sop_instance_uid, Image.sha256, Image.received_at)
     gone = gone.where(Image.study_instance_uid == uid, Image.removed_at.is_not(None))
-    # By their time: what was listed before a purge is not what came after it.
+    # The moment at which a file was received tells it from another of its name, whoever's clocks differ:
+    # what was listed before a purge is not what came after it.
     again = [
-        row
+        (row, at)
         for row in writer.execute(gone).all()
-        if (at := came.get((row.sop_instance_uid, row.sha256))) and at > row.purged_at
+        if (at := came.get((row.sop_instance_uid, row.sha256))) and at != row.received_at
     ]
     if not again:
         return False
-    these = Image.id.in_([row.id for row in again])
-    writer.execute(update(Image).where(these).values(purged_at=None, removed_at=None))
-    images = [{"sop_instance_uid": row.sop_instance_uid, "sha256": row.sha256} for row in again]
+    for row, at in again:
+        kept = {"purged_at": None, "removed_at": None, "received_at": at}
+        writer.execute(update(Image).where(Image.id == row.id).values(kept))
+    images = [{"sop_instance_uid": row.sop_instance_uid, "sha256": row.sha256} for row, _ in again]
     writer.note(Kind.CAME_AGAIN, uid, images=images)
     return _end_hold(writer, uid)
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute
 
+from dicom_node.incoming import SpooledInstance
 from worker.ledger.audit import Kind
 from worker.ledger.models import (
     Delivery,
@@ -72,6 +73,8 @@ class LeavingFile:
     image_id: int
     purged_at: datetime
     path: Path
+    received_at: datetime
+    """Of the file that goes. One of the same name that was received at another moment has come again."""
 
 
 class Retention(Store):
@@ -83,10 +86,18 @@ class Retention(Store):
             rows = connection.execute(_purgeable(rule, _UID_OF_NO_INDEX)).all()
         return [PurgeableStudy(study_instance_uid=row[0], images=row[1], size=int(row[2])) for row in rows]
 
-    def purge(self, studies: Collection[str], rule: PurgeRule) -> int:
+    def purge(
+        self, studies: Collection[str], rule: PurgeRule, spooled: Iterable[SpooledInstance] = ()
+    ) -> int:
         """Record that the files of these studies go, and return how many; at most a few hundred studies.
 
         A study of which that is not true any more, because an image came meanwhile, is passed over.
+
+        Args:
+            studies: of which files may go.
+            rule: by which they may.
+            spooled: their files. One that was sent twice was received at another moment than its image was
+                registered with, and goes nevertheless.
         """
         with self._writing() as writer:
             among = Image.study_instance_uid.in_(studies)
@@ -98,6 +109,16 @@ class Retention(Store):
             for uid in still:
                 images = [_told(row) for row in rows if row.study_instance_uid == uid]
                 writer.note(Kind.PURGED, uid, received_before=rule.received_before, images=images)
+            going_at = {(row.sop_instance_uid, row.sha256): row.received_at for row in rows}
+            for one in spooled:
+                of = (one.sop_instance_uid, one.sha256)
+                if of in going_at and going_at[of] != one.received_at:
+                    mine = (Image.sop_instance_uid == of[0], Image.sha256 == of[1])
+                    writer.execute(
+                        update(Image)
+                        .where(Image.study_instance_uid == one.study_instance_uid, *mine)
+                        .values(received_at=one.received_at)
+                    )
             return len(rows)
 
     def leaving(self, *, limit: int, after: LeavingFile | None = None) -> list[LeavingFile]:
@@ -105,14 +126,19 @@ class Retention(Store):
 
         Those behind `after`, so that files which the disk does not let go keep back no others.
         """
-        waiting = select(Image.id, Image.purged_at, Image.path)
+        waiting = select(Image.id, Image.purged_at, Image.path, Image.received_at)
         waiting = waiting.where(Image.purged_at.is_not(None), Image.removed_at.is_(None))
         if after is not None:
             waiting = waiting.where(tuple_(Image.purged_at, Image.id) > (after.purged_at, after.image_id))
         with self._reading() as connection:
             rows = connection.execute(waiting.order_by(Image.purged_at, Image.id).limit(limit)).all()
         return [
-            LeavingFile(image_id=row.id, purged_at=row.purged_at, path=self._files.locate(row.path))
+            LeavingFile(
+                image_id=row.id,
+                purged_at=row.purged_at,
+                path=self._files.locate(row.path),
+                received_at=row.received_at,
+            )
             for row in rows
         ]
 
