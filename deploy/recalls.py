@@ -33,17 +33,20 @@ def recall_model(settings: Settings, digest: str, *, why: Why, sentence: str, re
         if really:
             # First, so that no worker adds a result behind the list.
             ledger.recall_model(model, sentence)
-        results = ledger.results_of(model)
-        for one in results:
+        results, waiting, at = 0, 0, Counter[str]()
+        for one in ledger.results_of(model):
             console.print(escape(_line(one)))
-        waiting = [one for one in results if one.recalled_at is None]
-        console.print(f"{len(results)} results of model {model}, {len(waiting)} of them not recalled yet.")
+            results += 1
+            if one.recalled_at is None:
+                waiting += 1
+                at.update(one.destinations)
+        console.print(f"{results} results of model {model}, {waiting} of them not recalled yet.")
         if not really:
-            console.print(_plan(settings, waiting))
+            console.print(_plan(settings, at))
             return 0
-        done: list[Recalled] = []
-        Recaller(settings, ledger, why).recall(waiting, done.append)
-    return _say(console, done)
+        done = _Done(console)
+        Recaller(settings, ledger, why).recall(ledger.results_of(model), done.note)
+    return done.say()
 
 
 def _meant(ledger: Ledger, digest: str) -> str:
@@ -69,8 +72,7 @@ def _line(one: ModelResult) -> str:
     )
 
 
-def _plan(settings: Settings, waiting: list[ModelResult]) -> str:
-    at = Counter(name for one in waiting for name in one.destinations)
+def _plan(settings: Settings, at: Counter[str]) -> str:
     notes = {one.name: one.rejection_notes for one in settings.destinations}
     told = [
         f"{count} {'rejection notes' if notes.get(name) else 'withdrawing reports'} to {name}"
@@ -79,16 +81,31 @@ def _plan(settings: Settings, waiting: list[ModelResult]) -> str:
     return f"Would be sent: {', '.join(told) or 'nothing'}. Nothing was changed: --yes does it."
 
 
-def _say(console: Console, done: list[Recalled]) -> int:
-    notices = Counter(name for one in done for name in one.told)
-    told = ", ".join(f"{count} to {name}" for name, count in sorted(notices.items())) or "none"
-    console.print(f"{len(done)} results recalled; notices that the deliverer sends: {told}.")
-    console.print("Activate another model, `covariance reprocess`, and restart the workers.")
-    by_hand = [one for one in done if one.by_hand]
-    for one in by_hand:
-        uids = " ".join(each.sop_instance_uid for each in one.result.objects)
-        console.print(
-            f"by hand at {', '.join(one.by_hand)}: study {one.result.study_instance_uid}, objects {uids}",
-            style="bold red",
-        )
-    return 1 if by_hand else 0
+class _Done:
+    """Counts what is recalled, and names at once what is to be withdrawn by hand."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._results, self._by_hand, self._notices = 0, 0, Counter[str]()
+
+    def note(self, one: Recalled) -> None:
+        self._results += 1
+        self._notices.update(one.told)
+        if one.by_hand:
+            self._by_hand += 1
+            uids = " ".join(each.sop_instance_uid for each in one.result.objects)
+            self._console.print(
+                f"by hand at {', '.join(one.by_hand)}: study {one.result.study_instance_uid}, objects {uids}",
+                style="bold red",
+            )
+
+    def say(self) -> int:
+        """Print the sums; the exit code."""
+        told = ", ".join(f"{count} to {name}" for name, count in sorted(self._notices.items())) or "none"
+        self._console.print(f"{self._results} results recalled; notices that the deliverer sends: {told}.")
+        if self._by_hand:
+            self._console.print(
+                f"{self._by_hand} of them are to be withdrawn by hand, see above.", style="bold red"
+            )
+        self._console.print("Activate another model, `covariance reprocess`, and restart the workers.")
+        return 1 if self._by_hand else 0

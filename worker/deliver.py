@@ -32,6 +32,9 @@ log = get_logger("deliver")
 _RECORD_SECONDS = 1.0
 """The longest that an object is stored at a slow destination before the ledger knows."""
 
+_QUERY_SECONDS = 10.0
+"""A slow query service is asked no longer than that, and then it is looked for what is to be sent."""
+
 _ASK_PAUSE = timedelta(seconds=1)
 """Between two looks for what proof is still to be asked of, while nothing is sent."""
 
@@ -137,7 +140,8 @@ class Deliverer:
         commitment = self._destination.verify == "commitment"
         with StoreAssociation(self._peer, items, commitment=commitment) as association:
             self._send_all(association, list(zip(due, items, strict=True)))
-            if commitment:
+            # Where an object ended the association, nothing is asked; it is on the next one.
+            if commitment and association.is_open:
                 self._request_commitment(association)
 
     def _send_all(
@@ -145,9 +149,12 @@ class Deliverer:
     ) -> None:
         # Recorded together: what a crash in between forgets is sent again, and is the same object.
         stored: dict[int, int] = {}
+        waiting = {delivery.delivery_id for delivery, _ in objects}
         record_at = time.monotonic() + _RECORD_SECONDS
         try:
             for delivery, item in objects:
+                if delivery.delivery_id not in waiting:
+                    continue
                 reach("deliver.before_store")
                 with station("store", delivery.study_instance_uid):
                     status = association.send(item).status
@@ -166,6 +173,8 @@ class Deliverer:
                 if time.monotonic() >= record_at:
                     self._ledger.deliveries_sent(stored)
                     stored.clear()
+                    # A newer result, a recall or another patient's film may have come meanwhile.
+                    waiting = self._ledger.still_due(waiting)
                     record_at = time.monotonic() + _RECORD_SECONDS
         finally:
             self._ledger.deliveries_sent(stored)
@@ -253,6 +262,7 @@ class Deliverer:
         for one in self._ledger.stored_unverified(name, limit=self._settings.batch):
             series.setdefault((one.study_instance_uid, one.series_instance_uid), []).append(one)
         queries = list(series.items())
+        ends_at = time.monotonic() + _QUERY_SECONDS
         # One study that the peer chokes on must not keep the same others from proof each time.
         random.shuffle(queries)
         try:
@@ -260,6 +270,8 @@ class Deliverer:
                 found = find_instances(self._peer, *uids, [one.sop_instance_uid for one in stored])
                 self._querying.reset()
                 self._note_found(stored, found)
+                if time.monotonic() >= ends_at:
+                    break
         except PeerUnavailable as error:
             self._querying.trip(self._clock())
             log.warning("query_unavailable", destination=name, why=str(error))

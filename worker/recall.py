@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -41,7 +41,7 @@ class Recaller:
         self._spool = Spool(settings.spool.path)
         self._notes = {one.name: one.rejection_notes for one in settings.destinations}
 
-    def recall(self, results: Sequence[ModelResult], report: Callable[[Recalled], None]) -> None:
+    def recall(self, results: Iterable[ModelResult], report: Callable[[Recalled], None]) -> None:
         """Mark every result that is not recalled yet, and have its notices sent by the deliverer.
 
         Raises:

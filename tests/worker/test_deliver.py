@@ -135,6 +135,34 @@ def test_what_was_stored_before_an_abort_is_known(ledger, spool, deliverer, tmp_
     assert sorted(states(ledger)) == [DeliveryState.DUE, DeliveryState.STORED]
 
 
+def test_nothing_is_asked_on_an_association_that_has_ended(ledger, spool, deliverer, tmp_path):
+    """What was stored before the abort waits for no answer to a question that nobody put."""
+    written(ledger, spool, STUDY)
+    with LeavesAfterOne(tmp_path / "pacs") as pacs:
+        deliverer(pacs.port, verify="commitment").step()
+    assert len(ledger.stored_unverified("pacs", 10)) == 1
+    kinds = [event.kind for event in ledger.study(STUDY).events]
+    assert "commitment_requested" not in kinds
+
+
+def test_what_is_withdrawn_meanwhile_is_not_sent(ledger, spool, pacs, deliverer, monkeypatch):
+    """A recall that comes behind the first object of an association keeps back the others."""
+    written(ledger, spool, STUDY)
+    written(ledger, spool, OTHER_STUDY)
+    monkeypatch.setattr("worker.deliver._RECORD_SECONDS", 0.0)
+    sent = ledger.deliveries_sent
+
+    def withdrawn(statuses):
+        sent(statuses)
+        for model in ledger.models():
+            ledger.recall_model(model, "Wrong labels.")
+
+    monkeypatch.setattr(ledger, "deliveries_sent", withdrawn)
+    deliverer(pacs.port).step()
+    found = Counter(states(ledger) + states(ledger, OTHER_STUDY))
+    assert found == {DeliveryState.STORED: 1, DeliveryState.DUE: 3}
+
+
 def test_breaker_leaves_an_absent_pacs_alone(ledger, spool, clock, deliverer, free_port, tmp_path):
     """After a failed association nothing is tried before the pause has passed; then it is."""
     written(ledger, spool, STUDY)
@@ -309,6 +337,17 @@ def test_not_found_is_sent_again(ledger, spool, pacs, clock, deliverer):
     one.step()
     assert states(ledger) == [DeliveryState.VERIFIED] * 2
     assert len(pacs.held(STUDY)) == 2
+
+
+def test_a_slow_query_service_gives_way_to_what_is_to_be_sent(ledger, spool, pacs, deliverer, monkeypatch):
+    """After its time it is left for the next look; each look asks at least once."""
+    monkeypatch.setattr("worker.deliver._QUERY_SECONDS", 0.0)
+    written(ledger, spool, STUDY)
+    one = deliverer(pacs.port, verify="find")
+    one.step()
+    assert sorted(states(ledger)) == [DeliveryState.STORED, DeliveryState.VERIFIED]
+    one.step()
+    assert states(ledger) == [DeliveryState.VERIFIED] * 2
 
 
 def test_one_query_a_series(ledger, spool, pacs, deliverer):

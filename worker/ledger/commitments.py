@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
@@ -19,6 +19,8 @@ from worker.ledger.store import SET_BACK, Transaction
 
 _RESEND_CAP = timedelta(minutes=10)
 _LONGEST_WAIT = timedelta(hours=1)
+_FORGOTTEN = timedelta(days=7)
+"""After its deadline; until then an answer to an older request counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,14 @@ class Commitments(Deliveries):
             asked = _asked_before(writer, fresh)
             told = {"transaction_uid": transaction_uid, "requested_at": writer.now}
             deadlines = {one: writer.now + _wait(patience, asked[one]) for one in fresh}
-            rows = [{**told, "delivery_id": one, "deadline": deadlines[one]} for one in fresh]
-            writer.execute(insert(Commitment), rows)
+            old = _forgotten(writer, fresh)
+            for one, row_id in old.items():
+                again = {**told, "deadline": deadlines[one], "status": None}
+                writer.execute(update(Commitment).where(Commitment.id == row_id).values(again))
+            new = [one for one in fresh if one not in old]
+            if new:
+                rows = [{**told, "delivery_id": one, "deadline": deadlines[one]} for one in new]
+                writer.execute(insert(Commitment), rows)
             for row in writer.execute(facts().where(Delivery.id.in_(fresh))).all():
                 if not asked[row.id]:
                     told = {"transaction_uid": transaction_uid, "deadline": deadlines[row.id]}
@@ -101,8 +109,13 @@ class Commitments(Deliveries):
             mine = Commitment.transaction_uid == report.transaction_uid
             asked = facts().join(Commitment, Commitment.delivery_id == Delivery.id).where(mine)
             rows = {row.sop_instance_uid: row for row in writer.execute(asked).all()}
-            committed = [rows[sop] for sop in report.committed if sop in rows]
-            failed = [(rows[sop], reason) for sop, reason in report.failed if sop in rows]
+            # Of what a report says both, or twice, the proof counts: it is there.
+            committed = [rows[sop] for sop in dict.fromkeys(report.committed) if sop in rows]
+            failed = [
+                (rows[sop], reason)
+                for sop, reason in dict(report.failed).items()
+                if sop in rows and sop not in report.committed
+            ]
             answered = [row.id for row in committed] + [row.id for row, _ in failed]
             if answered:
                 reported = update(Commitment).where(mine, Commitment.delivery_id.in_(answered))
@@ -134,6 +147,15 @@ def _asked_before(writer: Transaction, delivery_ids: Sequence[int]) -> Counter[i
         .where(Delivery.id.in_(delivery_ids), Commitment.requested_at >= Delivery.stored_at)
     )
     return Counter(writer.execute(asked).scalars())
+
+
+def _forgotten(writer: Transaction, delivery_ids: Sequence[int]) -> dict[int, int]:
+    """Of each object that has one, the oldest request whose answer is not waited for any more: its row is
+    used again, for a destination that never answers is asked every hour, for ever."""
+    unanswered = (Commitment.delivery_id.in_(delivery_ids), Commitment.reported_at.is_(None))
+    old = select(Commitment.delivery_id, func.min(Commitment.id))
+    old = old.where(*unanswered, Commitment.deadline < writer.now - _FORGOTTEN)
+    return {row[0]: row[1] for row in writer.execute(old.group_by(Commitment.delivery_id)).all()}
 
 
 def _commit(writer: Transaction, row: Row[Any], transaction_uid: str) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Row, Select, exists, or_, select, update
 
 from worker.findings import NOTICES, Role
 from worker.ledger.audit import Kind
-from worker.ledger.models import Delivery, DeliveryState, Output, Result, Study
+from worker.ledger.models import Delivery, DeliveryState, Output, RecalledModel, Result, Study
 from worker.ledger.store import SET_BACK, Store, Transaction
 
 _SENDABLE = (
@@ -58,16 +58,18 @@ class Deliveries(Store):
     def due_deliveries(self, destination: str, limit: int) -> list[DueDelivery]:
         """What is to be sent to the destination now, the longest-waiting first.
 
-        Nothing of a study whose images name different patients.
+        Nothing of a study whose images name different patients, and no result of a model that is recalled,
+        whether or not its recall has come that far.
         """
-        mine = Study.study_instance_uid == Result.study_instance_uid
-        conflict = exists().where(mine, Study.conflict_at.is_not(None))
+        return self._deliveries(destination, _is_due, limit)
 
-        def due(now: datetime) -> tuple[ColumnElement[bool], ...]:
-            at = Delivery.due_at
-            return Delivery.state == DeliveryState.DUE, or_(at <= now, at > now + SET_BACK), ~conflict
-
-        return self._deliveries(destination, due, limit)
+    def still_due(self, delivery_ids: Collection[int]) -> set[int]:
+        """Which of these are still to be sent."""
+        with self._reading() as connection:
+            due = _is_due(self._now(connection))
+            mine = select(Delivery.id).join(Output, Delivery.output_id == Output.id)
+            mine = mine.join(Result, Output.result_id == Result.id).where(Delivery.id.in_(delivery_ids), *due)
+            return set(connection.execute(mine).scalars())
 
     def deliveries_sent(self, statuses: Mapping[int, int]) -> None:
         """Note that the destination stored these objects: delivery id -> status."""
@@ -158,6 +160,15 @@ class Deliveries(Store):
             row = _find(writer, delivery_id, (DeliveryState.DUE,))
             if row is not None:
                 move(writer, row, kind, {"state": state, "sentence": sentence} | _tried(row, status))
+
+
+def _is_due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    mine = Study.study_instance_uid == Result.study_instance_uid
+    conflict = exists().where(mine, Study.conflict_at.is_not(None))
+    withdrawn = exists().where(RecalledModel.model_sha256 == Result.model_sha256)
+    at = Delivery.due_at
+    may_go = or_(Output.role.in_(NOTICES), ~withdrawn)
+    return Delivery.state == DeliveryState.DUE, or_(at <= now, at > now + SET_BACK), ~conflict, may_go
 
 
 def facts() -> Select[*tuple[Any, ...]]:

@@ -295,7 +295,10 @@ class Commitment(Base):
     """A delivery within a storage-commitment transaction; an older transaction may still be answered."""
 
     __tablename__ = "commitments"
-    __table_args__ = (UniqueConstraint("transaction_uid", "delivery_id"), Index(None, "delivery_id"))
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "delivery_id"),
+        Index(None, "delivery_id", "deadline"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     transaction_uid: Mapped[str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from worker.ledger.models import Delivery, DeliveryState, Event, Output, Recalle
 from worker.ledger.results import add_outputs, told_of
 from worker.ledger.store import Store
 
+_PAGE = 500
 _UNSENT = (DeliveryState.DUE, DeliveryState.PARKED, DeliveryState.FAILED)
 
 
@@ -66,16 +67,22 @@ class Recalls(Store):
             rows = connection.execute(select(RecalledModel.model_sha256, RecalledModel.why))
             return dict(rows.all())
 
-    def results_of(self, model_sha256: str) -> list[ModelResult]:
-        """Every result of a model, oldest first, recalled or not."""
+    def results_of(self, model_sha256: str) -> Iterator[ModelResult]:
+        """Every result of a model, oldest first, recalled or not; read a page at a time."""
+        last = 0
+        while page := self._page(model_sha256, last):
+            yield from page
+            last = page[-1].result_id
+
+    def _page(self, model_sha256: str, last: int) -> list[ModelResult]:
+        mine = (Result.model_sha256 == model_sha256, Result.id > last)
         with self._reading() as connection:
-            mine = select(Result.__table__).where(Result.model_sha256 == model_sha256).order_by(Result.id)
-            results = connection.execute(mine).all()
+            wanted = select(Result.__table__).where(*mine).order_by(Result.id).limit(_PAGE)
+            results = connection.execute(wanted).all()
             sent = (
                 select(Output.__table__, Delivery.destination, Delivery.state, Delivery.attempts)
-                .join_from(Output, Result, Output.result_id == Result.id)
                 .join(Delivery, Delivery.output_id == Output.id)
-                .where(Result.model_sha256 == model_sha256)
+                .where(Output.result_id.in_([row.id for row in results]))
                 .order_by(Output.id, Delivery.id)
             )
             objects: dict[int, list[Row[Any]]] = {}

@@ -23,6 +23,8 @@ from dicom_node.errors import ConfigurationError, Retryable
 from worker.ledger import audit
 
 BUSY_SECONDS = 30
+_SILENT_SECONDS = 60
+"""The longest that a transaction waits for its own process, whose machine may have vanished."""
 """How long a writer waits for the one before it."""
 _WRITER_LOCK = 0x436F5661726961  # "CoVaria", a key of our own among PostgreSQL's advisory locks
 
@@ -113,7 +115,14 @@ def _postgresql(url: URL) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "covariance",
-            "options": f"-c timezone=UTC -c lock_timeout={BUSY_SECONDS}s",
+            # A machine that vanishes within a transaction takes the writer lock with it: both ends find out.
+            "options": f"-c timezone=UTC -c lock_timeout={BUSY_SECONDS}s"
+            f" -c idle_in_transaction_session_timeout={_SILENT_SECONDS}s -c tcp_keepalives_idle=10"
+            " -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 1000 * BUSY_SECONDS,
         },
     )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from sqlalchemy import select
+
 from dicom_node.commitment import CommitmentReport
+from worker.ledger.models import Commitment
 
 NOT_SUPPORTED, PROCESSING_FAILURE = 0x0122, 0x0110
 NO_SUCH_OBJECT = 0x0112  # PS3.7 C.5.? as in a commitment report's Failure Reason
@@ -298,3 +301,29 @@ def test_stored_is_enough_at_trusted_destinations(ledger, given):
     assert ledger.outputs_to_drop(trusted=["archive"]) == []
     dropped = [o.sop_instance_uid for o in ledger.outputs_to_drop(trusted=["pacs"])]
     assert dropped == [delivery.sop_instance_uid]
+
+
+def test_what_a_report_says_twice_over_is_proven_once(ledger, given, clock):
+    """An object that one report calls both held and missing is held, and is not sent again."""
+    delivery = given.stored("1.2")
+    request(ledger, clock, delivery)
+    sop = delivery.sop_instance_uid
+    outcome = ledger.commitment_reported(report(committed=[sop, sop], failed=[sop]))
+    assert (outcome.committed, outcome.failed) == (1, 0)
+    assert given.delivery(delivery).state == "committed"
+    assert given.events("1.2", "commitment_failed") == []
+
+
+def test_a_destination_that_never_answers_fills_no_table(ledger, given, clock):
+    """Asked every hour for a month it leaves rows of a week, and the answer to one of them counts."""
+    delivery = given.stored("1.2")
+    asked = 30 * 24
+    for number in range(asked):
+        request(ledger, clock, delivery, f"2.25.{number}")
+        clock.pass_by(3600)
+    with ledger._reading() as connection:
+        rows = connection.execute(select(Commitment.transaction_uid)).scalars().all()
+    assert len(rows) <= 7 * 24 + 2
+    assert f"2.25.{asked - 1}" in rows
+    oldest = min(rows, key=lambda uid: int(uid.rpartition(".")[2]))
+    assert ledger.commitment_reported(report(oldest, committed=[delivery.sop_instance_uid])).committed == 1

@@ -42,6 +42,33 @@ def test_every_result_of_the_model_is_found_and_no_other(ledger, given):
     assert ledger.models() == {DIGEST: 2, "b" * 64: 1}
 
 
+def test_results_are_read_in_pages(ledger, given, monkeypatch):
+    """However many a model has, each is told once, in order, and with its own objects."""
+    monkeypatch.setattr("worker.ledger.recalls._PAGE", 2)
+    studies = [f"1.2.{number}" for number in range(1, 6)]
+    for study in studies:
+        given.stored(study)
+    found = list(ledger.results_of(DIGEST))
+    assert [one.study_instance_uid for one in found] == studies
+    told = [{each.sop_instance_uid for each in one.objects} for one in found]
+    mine = [{each.sop_instance_uid for each in given.study(study).results[0].outputs} for study in studies]
+    assert told == mine
+
+
+def test_what_waits_of_a_recalled_model_is_not_sent(ledger, given):
+    """From the recall of the model on, though its results are marked one by one; notices are sent."""
+    waiting = given.due("1.2")
+    given.stored("1.3")
+    ledger.recall_model(DIGEST, "Wrong labels.")
+    assert ledger.due_deliveries("pacs", 10) == []
+    assert ledger.still_due([waiting.delivery_id]) == set()
+    (result,) = (one for one in ledger.results_of(DIGEST) if one.study_instance_uid == "1.3")
+    ledger.recall(result, {"pacs": notice("1.3")})
+    (due,) = ledger.due_deliveries("pacs", 10)
+    assert due.role is Role.REJECTION
+    assert ledger.still_due([waiting.delivery_id, due.delivery_id]) == {due.delivery_id}
+
+
 def test_a_destination_that_may_hold_an_object_is_named(ledger, given):
     """What is due may be on its way; what was cancelled before any try never went there."""
     given.scored("1.2", "1.2.1.1", destinations=["pacs", "other"])
@@ -102,7 +129,7 @@ def test_recalled_studies_are_selected_until_they_are_scored_again(ledger, given
     """`recalled` is who has no result in force because of a recall."""
     given.scored("1.2", "1.2.1.1")
     given.scored("1.3", "1.3.1.1")
-    ledger.recall(ledger.results_of(DIGEST)[0], {})
+    ledger.recall(next(ledger.results_of(DIGEST)), {})
     selection = Selection(recalled=True)
     assert [one.study_instance_uid for one in ledger.select_studies(selection)] == ["1.2"]
     claim = ledger.claim_again("1.2", worker="w", lease=timedelta(seconds=60))
@@ -163,5 +190,5 @@ def test_films_of_a_recalled_study_stay(ledger, given, clock):
         ledger.delivery_verified(due.delivery_id)
     rule = PurgeRule(received_before=clock.now)
     assert [one.study_instance_uid for one in ledger.purgeable(rule)] == ["1.2"]
-    ledger.recall(ledger.results_of(DIGEST)[0], {})
+    ledger.recall(next(ledger.results_of(DIGEST)), {})
     assert ledger.purgeable(rule) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, make_url, text
 
 from dicom_node.errors import ConfigurationError, Retryable
 from worker.ledger import open_ledger
@@ -143,6 +143,22 @@ def test_busy_sqlite_is_retryable(tmp_path, monkeypatch):
         pytest.raises(Retryable, match="SQLITE_BUSY"),
     ):
         ledger.retry("1.2")
+
+
+def test_a_writer_whose_machine_stands_still_keeps_no_other_from_writing(cluster, monkeypatch):
+    """PostgreSQL ends its transaction, and with it the lock that all writers share; it hears of it."""
+    monkeypatch.setattr("worker.ledger.store._SILENT_SECONDS", 1)
+    settings = Settings(database=DatabaseSection(url=cluster.new_database()))
+    with open_ledger(settings, migrate=True) as frozen, open_ledger(settings, migrate=False) as other:
+
+        def stand_still():
+            with frozen._writing() as writer:
+                other.recall_model("a" * 64, "While the first is silent.")
+                writer.execute(text("SELECT 1"))
+
+        with pytest.raises(Retryable):
+            stand_still()
+        assert other.recalled_models() == {"a" * 64: "While the first is silent."}
 
 
 def test_read_only_postgresql_is_retryable(cluster):
