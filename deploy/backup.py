@@ -1,9 +1,10 @@
 """`covariance backup` and `restore`: ledger and spool, in an order that loses nothing.
 
-While the ledger takes no writer, the outbox is copied and the ledger is: what the ledger then says is still
-to be sent is in the copy, byte for byte, because nothing is proven or dropped meanwhile. The films come
-after: whoever has come since is in the spool and not yet in the ledger, which is what the reconciler is for.
-What was purged in between is gone, and was proven before.
+For a moment the ledger takes no writer: the files of the outbox get a second name each, and a snapshot of
+the ledger is taken. What the snapshot says is still to be sent is in the copy, byte for byte, because nothing
+was proven or dropped in between. Both are copied while everything goes on, and the films after them: whoever
+has come since is in the spool and not yet in the ledger, which is what the reconciler is for. What was purged
+in between is gone, and was proven before.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +37,8 @@ from worker.settings import Settings
 _LEDGER = {"sqlite": "ledger.sqlite3", "postgresql": "ledger.dump"}
 _UNDER_LOCK = ("outbox", "reports", "refusals")
 _MANIFEST = "backup.json"
+_PINS = "backup-"
+"""Folder in the spool with the second names of its files, for as long as they are copied."""
 
 
 class Manifest(BaseModel):
@@ -64,17 +68,26 @@ def back_up(settings: Settings, directory: Path) -> None:
     root, copy = settings.spool.path, directory / "spool"
     copy.mkdir(mode=0o700)
     backend = make_url(settings.database.url).get_backend_name()
-    with open_ledger(settings, migrate=False) as ledger:
-        engine = make_engine(settings.database.url)
-        try:
+    pins = root / f"{_PINS}{uuid.uuid4().hex}"
+    try:
+        for left in root.glob(f"{_PINS}*"):  # of a backup that was killed
+            shutil.rmtree(left)
+        with ExitStack() as held, open_ledger(settings, migrate=False) as ledger:
+            engine = make_engine(settings.database.url)
+            held.callback(engine.dispose)
             with transaction(engine, writes=True):
                 for name in _UNDER_LOCK:
-                    _copy(root / name, copy / name)
-                _dump(settings, directory / _LEDGER[backend])
+                    _copy(root / name, pins / name, os.link)
                 head = ledger.head()
-        finally:
-            engine.dispose()
-    _copy(root / "studies", copy / "studies")
+                snapshot = held.enter_context(_snapshot(settings, engine))
+            snapshot(directory / _LEDGER[backend])
+        for name in _UNDER_LOCK:
+            _copy(pins / name, copy / name, shutil.copyfile)
+        _copy(root / "studies", copy / "studies", shutil.copyfile)
+    except (OSError, sqlite3.Error) as error:
+        raise _no_space(error, "backed up") from None
+    finally:
+        shutil.rmtree(pins, ignore_errors=True)
     files = sum(1 for one in copy.rglob("*") if one.is_file())
     manifest = Manifest(
         made_at=datetime.now(UTC),
@@ -113,9 +126,19 @@ def restore(settings: Settings, directory: Path) -> None:
         raise ConfigurationError(f"{dump} is not what was backed up.")
     if sum(1 for one in source.rglob("*") if one.is_file()) != manifest.files:
         raise ConfigurationError(f"{source} does not hold the {manifest.files} files that were backed up.")
-    _load(settings, dump)
-    _copy(source, root)
-    os.sync()
+    _require_no_ledger(settings)
+    fresh = not root.exists()
+    try:
+        _copy(source, root, shutil.copyfile)
+        os.sync()
+        # Last: a ledger that is there says that all of it is.
+        _load(settings, dump)
+    except (OSError, sqlite3.Error, CovarianceError) as error:
+        for one in root.iterdir() if root.exists() else ():
+            shutil.rmtree(one, ignore_errors=True)
+        if fresh:
+            shutil.rmtree(root, ignore_errors=True)
+        raise error if isinstance(error, CovarianceError) else _no_space(error, "restored") from None
     with open_ledger(settings, migrate=True) as ledger:
         noted = {ChainHead(events=manifest.events, hash=manifest.head): f"the backup {directory}"}
         found = ledger.verify(noted)
@@ -138,15 +161,21 @@ def _claim(directory: Path) -> None:
         raise ConfigurationError(f"{directory} is not empty: name a new directory for each backup.")
 
 
-def _copy(source: Path, target: Path) -> None:
+def _no_space(error: OSError | sqlite3.Error, done: str) -> Retryable:
+    said = error.strerror if isinstance(error, OSError) else type(error).__name__
+    sentence = f"Not {done}: {said or type(error).__name__}. What is there of it is no use; run it again."
+    return Retryable(sentence)
+
+
+def _copy(source: Path, target: Path, each: Callable[[Path, Path], object]) -> None:
     """Copy a tree whose files come and go: what is gone meanwhile is passed over."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, entry in _entries(source):
         if entry.is_dir():
-            _copy(entry, target / name)
+            _copy(entry, target / name, each)
         else:
             try:
-                shutil.copyfile(entry, target / name)
+                each(entry, target / name)
                 # Arrival times order a study; retention and the reconciler go by them.
                 shutil.copystat(entry, target / name)
             except FileNotFoundError:
@@ -162,30 +191,36 @@ def _entries(source: Path) -> Iterator[tuple[str, Path]]:
         return
 
 
-def _dump(settings: Settings, target: Path) -> None:
+@contextmanager
+def _snapshot(settings: Settings, engine: Engine) -> Iterator[Callable[[Path], None]]:
+    """The ledger as it is at this moment; called with a path, it is written there."""
     url = make_url(settings.database.url)
     if url.get_backend_name() == "sqlite":
-        # The online backup of SQLite: it reads beside the writers.
-        with (
-            closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(target)) as copy,
-        ):
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")
+        uri = f"file:{url.database}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as source:
+            source.execute("BEGIN")
+            source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it sees no writer
+
+            def write(target: Path) -> None:
+                with closing(sqlite3.connect(target)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode=DELETE")
+
+            yield write
         return
-    _postgresql(url, ["pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--file={target}"])
+    with transaction(engine, writes=False) as connection:
+        exported = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
+        command = ["pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--snapshot={exported}"]
+        yield lambda target: _postgresql(url, [*command, f"--file={target}"])
 
 
-def _load(settings: Settings, dump: Path) -> None:
+def _require_no_ledger(settings: Settings) -> None:
     url = make_url(settings.database.url)
     if url.get_backend_name() == "sqlite":
         path = Path(url.database or "")
-        if path.exists():
+        # Empty is what looking at the state before leaves.
+        if path.exists() and path.stat().st_size:
             raise ConfigurationError(f"{path} is there already: move it aside, or set another database.url.")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(dump, path)
-        path.chmod(0o600)
-        synchronise(path.parent)
         return
     engine = make_engine(settings.database.url)
     try:
@@ -193,10 +228,23 @@ def _load(settings: Settings, dump: Path) -> None:
             raise ConfigurationError(
                 "The database of database.url holds a ledger already: name an empty one."
             )
-        _postgresql(
-            url,
-            ["pg_restore", "--no-owner", "--no-acl", "--exit-on-error", "--single-transaction", str(dump)],
-        )
+    finally:
+        engine.dispose()
+
+
+def _load(settings: Settings, dump: Path) -> None:
+    url = make_url(settings.database.url)
+    if url.get_backend_name() == "sqlite":
+        path = Path(url.database or "")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copyfile(dump, path)
+        path.chmod(0o600)
+        synchronise(path.parent)
+        return
+    restoring = ["pg_restore", "--no-owner", "--no-acl", "--exit-on-error", "--single-transaction", str(dump)]
+    _postgresql(url, restoring)
+    engine = make_engine(settings.database.url)
+    try:
         _grant(engine)
     finally:
         engine.dispose()

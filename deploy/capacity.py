@@ -8,7 +8,7 @@ service times vary less than exponential ones, so that the waits are those of a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from dicom_node.errors import ConfigurationError
@@ -66,6 +66,9 @@ class Demand:
     """All but one in twenty of the studies of the busiest hour are begun within this."""
 
     def __post_init__(self) -> None:
+        told = asdict(self)
+        if not all(map(math.isfinite, told.values())):
+            raise ConfigurationError("What comes must be numbers, and not without an end.")
         if self.studies_per_day <= 0 or self.films_per_study <= 0 or self.wait_seconds <= 0:
             raise ConfigurationError("Studies a day, films and seconds of waiting must be more than nothing.")
         if self.film_megabytes < 0 or self.keep_days < 0:
@@ -128,7 +131,7 @@ def plan(demand: Demand, engine: Engine = Engine.CPU, cost: Cost | None = None) 
 
 def _cores(rate: float, service: float, wait: float) -> int:
     cores = max(math.ceil(rate * service / _BUSIEST), 1)
-    while late_share(rate, service, cores, wait) > _LATE_SHARE:
+    while cores <= _MOST_CORES and late_share(rate, service, cores, wait) > _LATE_SHARE:
         cores += 1
     if cores > _MOST_CORES:
         raise ConfigurationError(f"That takes more than {_MOST_CORES} cores: plan several sites.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, CovarianceError
 from dicom_node.logs import configure_logs
 from worker.bundle import Bundle
 from worker.engines.select import open_engine
@@ -20,8 +22,13 @@ from worker.settings import DEFAULT_BUNDLE, Settings
 
 
 def install_model(settings: Settings, directory: Path) -> None:
-    """Copy a bundle into the store; it is not in use yet."""
-    stored = ModelStore(settings.worker.models).install(directory)
+    """Copy a bundle into the store; it is not in use yet.
+
+    Raises:
+        ConfigurationError: it is not whole, or the store cannot be written.
+    """
+    with _writing(settings):
+        stored = ModelStore(settings.worker.models).install(directory)
     console = _console()
     console.print(f"{stored.name} {stored.version} is in the store as {stored.bundle_sha256}.")
     console.print(f"Next: `covariance model activate {stored.bundle_sha256[:12]}`.")
@@ -31,8 +38,7 @@ def list_models(settings: Settings, *, as_json: bool) -> int:
     """List the store and what is in use; exit code 1 if a bundle is not whole."""
     console, store = _console(), ModelStore(settings.worker.models)
     directory, _ = bundle_in_use(settings.worker)
-    with open_ledger(settings, migrate=True) as ledger:
-        recalled = ledger.recalled_models()
+    recalled, unknown = _recalled(settings)
     found = store.bundles()
     if as_json:
         listed = [asdict(one) | {"recalled": one.model_sha256 in recalled} for one in found]
@@ -42,7 +48,18 @@ def list_models(settings: Settings, *, as_json: bool) -> int:
         for one in found:
             console.print(escape(_line(one, store, recalled)))
         console.print(f"In use: {_told(directory)}.")
+        if unknown:
+            console.print(f"Which were recalled is not known. {unknown}")
     return 1 if any(one.fault for one in found) else 0
+
+
+def _recalled(settings: Settings) -> tuple[dict[str, str], str]:
+    """The models that were recalled, or why that is not known: a list must not change the schema."""
+    try:
+        with open_ledger(settings, migrate=False) as ledger:
+            return ledger.recalled_models(), ""
+    except CovarianceError as error:
+        return {}, str(error)
 
 
 def verify_model(settings: Settings, digest: str | None) -> None:
@@ -84,7 +101,8 @@ def activate_model(settings: Settings, digest: str | None) -> None:
             version=manifest.version,
             before=store.active,
         )
-    store.activate(None if digest is None else directory.name)
+    with _writing(settings):
+        store.activate(None if digest is None else directory.name)
     console = _console()
     console.print(f"{manifest.name} {manifest.version} is in use from the next start of a worker. {gate}")
     console.print("Next: `covariance drain --restart` has the workers take it up.")
@@ -96,6 +114,16 @@ def roll_back(settings: Settings) -> None:
     if store.active is None and store.previous is None:
         raise ConfigurationError("No bundle was activated yet: there is nothing to go back to.")
     activate_model(settings, store.previous)
+
+
+@contextmanager
+def _writing(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"The model store {settings.worker.models} cannot be written: {error.strerror}."
+        ) from None
 
 
 def _pass_the_gate(settings: Settings, bundle: Bundle) -> str:

@@ -188,7 +188,7 @@ def print_study(settings: Settings, study: str, *, as_json: bool) -> None:
 
 
 def _by_end(ledger: Ledger, end: str) -> StudyRecord:
-    among = [one.study_instance_uid for one in ledger.studies(1000) if one.study_instance_uid.endswith(end)]
+    among = ledger.studies_that_end(end)
     record = ledger.study(among[0]) if len(among) == 1 else None
     if record is None:
         raise CovarianceError(

@@ -140,7 +140,8 @@ class Workbench:
                     # The lock dies with its process: who still writes is left alone.
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
-            except (FileNotFoundError, BlockingIOError):
+            except (FileNotFoundError, BlockingIOError, PermissionError):
+                # Gone, being written, or another account's, of a command that somebody ran as root.
                 continue
 
 

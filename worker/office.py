@@ -207,7 +207,12 @@ class Office:
         self._spool.sweep(before=abandoned)
         old = self._spool.outbox.kept(before=abandoned)
         for path in self._ledger.unrecorded_outputs(old):
-            self._spool.outbox.drop(path)
+            try:
+                self._spool.outbox.drop(path)
+            except OSError as error:
+                # Tried again at the next look, and stops no other.
+                log.error("output_not_dropped", study=path.parent.name, error=type(error).__name__)
+                continue
             log.info("abandoned_output_dropped", study=path.parent.name)
 
 

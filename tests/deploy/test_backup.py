@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
+from contextlib import contextmanager
 
 import pytest
 
+from deploy import backup
 from deploy.backup import back_up, restore
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, Retryable
 from dicom_node.spool import Spool
 from tests.deploy.site import STUDIES, film, scored_folder, site, spool_film  # noqa: F401 (fixtures)
 from tests.worker.build import settings_in, written
@@ -129,6 +132,72 @@ def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
     engine.dispose()
     with pytest.raises(ConfigurationError, match="holds a ledger already"):
         restore(at(new, "c"), tmp_path / "backup")
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_writers_go_on_while_the_ledger_is_written(backend, tmp_path, request, monkeypatch):
+    """They wait for the snapshot alone; what they write then is not in it, and no second name is left."""
+    url = request.getfixturevalue("cluster").new_database() if backend == "postgresql" else None
+    told = {"database": {"url": url}} if url else {}
+    settings = settings_in(tmp_path / "site", **told)
+    spool = Spool(settings.spool.path)
+    (tmp_path / "site").mkdir()
+    spool.prepare()
+    snapshot = backup._snapshot
+
+    with open_ledger(settings, migrate=True) as ledger:
+        written(ledger, spool, "1.2.840.5")
+
+        @contextmanager
+        def slow(*names):
+            with snapshot(*names) as write:
+
+                def late(target):
+                    assert ledger.recall_model("a" * 64, "While the dump is written.")
+                    write(target)
+
+                yield late
+
+        monkeypatch.setattr(backup, "_snapshot", slow)
+        back_up(settings, tmp_path / "backup")
+    assert list(spool.root.glob("backup-*")) == []
+    if url:
+        told = {"database": {"url": request.getfixturevalue("cluster").new_database()}}
+    elsewhere = settings_in(tmp_path / "elsewhere", **told)
+    restore(elsewhere, tmp_path / "backup")
+    with open_ledger(elsewhere, migrate=False) as ledger:
+        assert ledger.recalled_models() == {}
+        assert all(one.path.exists() for one in ledger.due_deliveries("pacs", 10))
+
+
+@pytest.mark.parametrize("what", ["back_up", "restore"])
+def test_a_full_disk_is_one_sentence_and_it_may_be_run_again(what, tmp_path, monkeypatch):
+    """Nothing of the try stands in the way of the next, nor does an empty ledger, as a look leaves it."""
+    settings, elsewhere = settings_in(tmp_path / "site"), settings_in(tmp_path / "elsewhere")
+    spool = Spool(settings.spool.path)
+    (tmp_path / "site").mkdir()
+    spool.prepare()
+    with open_ledger(settings, migrate=True) as ledger:
+        written(ledger, spool, "1.2.840.5")
+    if what == "restore":
+        back_up(settings, tmp_path / "backup")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "ledger.sqlite3").touch()
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", full)
+        with pytest.raises(Retryable, match="No space left on device"):
+            back_up(settings, tmp_path / "tried") if what == "back_up" else restore(
+                elsewhere, tmp_path / "backup"
+            )
+    assert list(spool.root.glob("backup-*")) == []
+    if what == "restore":
+        restore(elsewhere, tmp_path / "backup")
+        with open_ledger(elsewhere, migrate=False) as ledger:
+            assert len(ledger.due_deliveries("pacs", 10)) == 2
 
 
 def test_a_place_that_takes_nothing_is_named(tmp_path):

@@ -89,12 +89,20 @@ def test_twice_the_studies_are_twice_the_disk():
         {"peak_share": 0.01},
         {"peak_share": 2},
         {"keep_days": -1},
+        {"studies_per_day": float("nan")},
+        {"studies_per_day": float("inf")},
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(wrong):
     """ConfigurationError, and exit code 2 for who typed it."""
     with pytest.raises(ConfigurationError):
         Demand(**{"studies_per_day": 1000, **wrong})
+
+
+def test_more_than_a_site_is_refused_at_once():
+    """However much more: the cores are not tried one by one."""
+    with pytest.raises(ConfigurationError, match="plan several sites"):
+        plan(Demand(studies_per_day=1e16))
 
 
 def test_the_costs_are_those_of_the_readme():

@@ -62,6 +62,24 @@ def test_a_model_is_installed_activated_and_rolled_back(invoke, other):
     ]
 
 
+def test_a_store_that_cannot_be_written_is_a_sentence(invoke, other, monkeypatch):
+    """Installing into it names it, exit code 2."""
+    monkeypatch.setenv("COVARIANCE_WORKER__MODELS", "/proc/models")
+    done = invoke("model", "install", other)
+    assert done.exit_code == 2
+    assert "The model store /proc/models cannot be written" in done.stderr
+
+
+def test_a_list_does_not_change_the_schema(invoke, other):
+    """Before the first migration it lists all the same, and says what it does not know."""
+    invoke("model", "install", other)
+    done = invoke("model", "list")
+    assert done.exit_code == 0
+    assert "Which were recalled is not known." in done.output
+    with pytest.raises(ConfigurationError, match="covariance migrate"):
+        open_ledger(Settings(), migrate=False)
+
+
 def test_a_model_that_does_not_pass_the_gate_stays_out(invoke, disagreeing):
     """The engine of this machine does not agree with it: exit code 2, and nothing is in use."""
     digest = Bundle(disagreeing).sha256

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from deploy.pacs import StandInPacs
 from dicom_node.errors import Retryable
+from dicom_node.outbox import Outbox
 from dicom_node.spool import Spool
 from tests.dicom_node.build import eventually
 from tests.worker.build import settings_in, written
@@ -85,6 +86,31 @@ def test_what_was_found_recorded_is_not_asked_for_again(tmp_path):
         assert not late.exists()
         assert len(ledger._recorded) == 49  # no more than the disk holds
     assert [path.exists() for path in recorded] == [False] + [True] * 49
+
+
+def test_an_output_that_the_disk_does_not_let_go_stops_no_other(tmp_path, monkeypatch):
+    """It is tried again at the next look."""
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    settings = settings_in(tmp_path, queue={"url": f"redis+socket://{tmp_path / 'no-broker'}"})
+    kept = [spool.outbox.keep("1.2.840.1", f"1.2.840.1.{number}", b"result") for number in range(3)]
+    for path in kept:
+        os.utime(path, (0, 0))
+    drop, stubborn = Outbox.drop, kept[0]
+
+    def refuse(outbox, path):
+        if path == stubborn:
+            raise PermissionError(1, "Operation not permitted")
+        drop(outbox, path)
+
+    with open_ledger(settings, migrate=True) as ledger:
+        office = Office(settings, ledger)
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "drop", refuse)
+            office.sweep()
+            assert [path.exists() for path in kept] == [True, False, False]
+        office.sweep()
+    assert not stubborn.exists()
 
 
 def test_parts_of_dead_workers_are_swept(tmp_path):

@@ -100,7 +100,8 @@ def check(engine: Engine) -> None:
     schema = standing(engine)
     if schema.behind:
         raise ConfigurationError(
-            "The database does not have this version's schema yet: start `covariance up` or a worker."
+            "The database does not have this version's schema yet: start `covariance up` or a worker, or, "
+            "where those may not change it, run `covariance migrate` as its owner."
         )
     if not schema.usable:
         raise ConfigurationError(schema.obstacle)

@@ -115,10 +115,9 @@ def _postgresql(url: URL) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "covariance",
-            # A machine that vanishes within a transaction takes the writer lock with it: both ends find out.
+            # Both ends find out where the other's machine has vanished.
             "options": f"-c timezone=UTC -c lock_timeout={BUSY_SECONDS}s"
-            f" -c idle_in_transaction_session_timeout={_SILENT_SECONDS}s -c tcp_keepalives_idle=10"
-            " -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+            " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -130,7 +129,9 @@ def _postgresql(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         if _writes(connection):
             # Read committed: every statement after the lock sees all that earlier writers committed.
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
+            # One that falls silent while it holds the lock, on a machine that is frozen, is ended.
+            silent = f"set_config('idle_in_transaction_session_timeout', '{_SILENT_SECONDS}s', true)"
+            connection.exec_driver_sql(f"SELECT {silent}, pg_advisory_xact_lock({_WRITER_LOCK})")
         else:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 

@@ -53,6 +53,12 @@ class Views(Store):
         with self._reading() as connection:
             return _summaries(connection, limit)
 
+    def studies_that_end(self, end: str) -> list[str]:
+        """StudyInstanceUIDs with an end, two at the most: whoever asks means one."""
+        mine = Study.study_instance_uid.endswith(end, autoescape=True)
+        with self._reading() as connection:
+            return list(connection.execute(select(Study.study_instance_uid).where(mine).limit(2)).scalars())
+
     def study(self, study_instance_uid: str) -> StudyRecord | None:
         """Everything about one study, oldest first, or None when it was never registered."""
         with self._reading() as connection:

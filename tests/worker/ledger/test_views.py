@@ -63,6 +63,16 @@ def test_studies_lists_the_newest_first(ledger, given, clock):
     assert (older.study_instance_uid, older.job, older.decision) == ("1.3", "ready", None)
 
 
+def test_a_study_is_found_by_its_end(ledger, given):
+    """Of all that there are; two say that the end means more than one, and no character is a pattern."""
+    given.registered("1.2.345", "1.2.345.1")
+    given.registered("1.2.1345", "1.2.1345.1")
+    assert sorted(ledger.studies_that_end("345")) == ["1.2.1345", "1.2.345"]
+    assert ledger.studies_that_end("1345") == ["1.2.1345"]
+    assert ledger.studies_that_end("2.345") == ["1.2.345"]
+    assert ledger.studies_that_end("%") == ledger.studies_that_end("1.2_345") == []
+
+
 def test_unknown_study_has_no_record(ledger):
     """A study that was never registered is None, not an empty record."""
     assert ledger.study("9.9") is None
