@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import make_url
 
 from deploy import backup
 from deploy.backup import back_up, restore
@@ -17,6 +18,7 @@ from tests.deploy.site import STUDIES, film, scored_folder, site, spool_film  # 
 from tests.worker.build import settings_in, written
 from tests.worker.ledger.conftest import cluster  # noqa: F401 (a fixture)
 from worker.ledger import open_ledger
+from worker.ledger.roles import APP
 from worker.settings import Settings
 
 
@@ -132,6 +134,31 @@ def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
     engine.dispose()
     with pytest.raises(ConfigurationError, match="holds a ledger already"):
         restore(at(new, "c"), tmp_path / "backup")
+
+
+def test_the_programs_login_may_back_up(cluster, tmp_path):  # noqa: F811
+    """In the containers it is a member of covariance_app that takes the backup, not the tables' owner."""
+    url = cluster.new_database()
+    owner = settings_in(tmp_path / "site", database={"url": url})
+    spool = Spool(owner.spool.path)
+    (tmp_path / "site").mkdir()
+    spool.prepare()
+    with open_ledger(owner, migrate=True) as ledger:
+        written(ledger, spool, "1.2.3")
+        head = ledger.head()
+    cluster.execute(f"CREATE ROLE takes_backups LOGIN IN ROLE {APP}")
+    try:
+        login = make_url(url).set(username="takes_backups").render_as_string(hide_password=False)
+        back_up(settings_in(tmp_path / "site", database={"url": login}), tmp_path / "backup")
+        there = settings_in(tmp_path / "there", database={"url": cluster.new_database()})
+        restore(there, tmp_path / "backup")
+        with open_ledger(there, migrate=False) as ledger:
+            assert ledger.head() == head
+            spool = Spool(there.spool.path)
+            spool.prepare()
+            written(ledger, spool, "1.2.4")  # its numbers go on behind those restored
+    finally:
+        cluster.execute("DROP ROLE takes_backups")
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])

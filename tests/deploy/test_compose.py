@@ -211,6 +211,39 @@ def test_the_secrets_fit_each_other_and_stay(secrets):
     assert {file.name: file.read_text() for file in secrets.iterdir()} == content
 
 
+@pytest.mark.parametrize(
+    "lost", ["redis.conf", "queue__url", "postgres_app", "database__url", "postgres_owner"]
+)
+def test_a_secret_that_was_lost_is_made_to_fit_the_others(lost, secrets):
+    """A server and its clients have one password, whichever of the files is there no more."""
+    content = {file.name: file.read_text() for file in secrets.iterdir()}
+    (secrets / lost).unlink()
+    subprocess.run([str(COMPOSE / "make-secrets"), str(secrets)], check=True)
+    assert {file.name: file.read_text() for file in secrets.iterdir()} == content
+
+
+def test_what_ops_writes_outlives_it_and_the_server_is_one_that_its_client_takes():
+    """Its places are volumes, no more and no less; pg_dump takes no server that is newer than itself."""
+    services, (volumes,) = (
+        read("compose")["services"],
+        [a for n, a in drift.instructions("ops") if n == "VOLUME"],
+    )
+    mounted = {one.partition(":")[2] for one in services["ops"]["volumes"]}
+    assert mounted == set(volumes.split())
+    assert "postgresql-client" in " ".join(a for n, a in drift.instructions("ops") if n == "RUN")
+    (debian,) = [a for n, a in drift.instructions("base") if n == "ARG" and a.startswith("DEBIAN=")]
+    assert "bookworm" in debian  # whose client is 15
+    assert re.search(r"/postgres:15\.", services["postgres"]["image"])
+
+
+def test_workers_share_one_store_of_models():
+    """Those on the CPU, those on cards, and `ops`: what one activates is what all take up."""
+    for names in STACKS:
+        for name, service in merged(*names)["services"].items():
+            if name == "ops" or "worker" in service["image"]:
+                assert "models:/var/lib/covariance/models" in service["volumes"], name
+
+
 @pytest.mark.parametrize("name", ["node", "worker", "deliver", "migrate", "ops"])
 def test_the_secrets_of_a_service_are_settings(name, secrets, monkeypatch, tmp_path):
     """The very directory that a container sees in /run/secrets makes settings."""

@@ -23,6 +23,8 @@ OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kusto
 OLDEST, NEWEST = "1.29.0", kubernetes_validate.latest_version()
 KEDA = json.loads((Path(__file__).parent / "keda.schema.json").read_text())
 DEFAULTS = Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()})
+METRICS = (9464, 9465, 9466)
+"""Of node, worker and deliverer, as the files in deploy/monitoring have them."""
 
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -100,7 +102,7 @@ def test_every_container_follows_code_and_images(overlay):
                 drift.refuse_unknown_command(command)
         assert drift.unknown_variables(" ".join(one["name"] for one in container["env"])) == set()
         ports = {one["containerPort"] for one in container.get("ports", [])}
-        assert ports <= {DEFAULTS.node.port, DEFAULTS.tls.port}
+        assert ports <= {DEFAULTS.node.port, DEFAULTS.tls.port, *METRICS}
 
 
 @overlays
@@ -144,6 +146,10 @@ def test_the_settings_are_of_this_version():
     """Every key in them is a setting, and the file is the one that the pods read."""
     settings = drift.toml_is_of_the_settings(KUBERNETES / "base/covariance.toml")
     assert settings.destinations[0].port == 104
+    told = settings.metrics
+    assert (told.host, (told.node_port, told.worker_port, told.deliver_port)) == ("0.0.0.0", METRICS)
+    services = {one["metadata"]["name"] for one in built("cpu") if one["kind"] == "Service"}
+    assert settings.heartbeat.host in services
     (generated,) = [one for one in built("cpu") if one["kind"] == "ConfigMap"]
     assert set(generated["data"]) == {"covariance.toml"}
 
@@ -189,6 +195,9 @@ def test_only_pacs_database_and_broker_are_reached(overlay):
         ("ingress", DEFAULTS.node.port),
         ("ingress", DEFAULTS.tls.port),
         ("egress", destination),
+        *(("ingress", port) for port in METRICS),
+        ("egress", DEFAULTS.node.port),
+        ("egress", DEFAULTS.tls.port),
         ("egress", 5432),
         ("egress", 6379),
         ("egress", 53),

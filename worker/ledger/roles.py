@@ -39,7 +39,8 @@ def grants(schema: str, tables: list[str]) -> list[str]:
         f"GRANT SELECT ON {every} TO {APP}, {READ}",
         f"GRANT INSERT, UPDATE ON {', '.join(work)} TO {APP}",
         f"GRANT INSERT ON {Event.__tablename__} TO {APP}",
-        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {APP}",
+        # To read them is what pg_dump wants: the programs' login takes backups.
+        f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {APP}",
     ]
 
 
