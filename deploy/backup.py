@@ -1,4 +1,4 @@
-"""`covariance backup` and `restore`: ledger and spool, in an order that loses nothing.
+"""`covariance backup` and `restore`: ledger, spool and models, in an order that loses nothing.
 
 For a moment the ledger takes no writer: the files of the outbox get a second name each, and a snapshot of
 the ledger is taken. What the snapshot says is still to be sent is in the copy, byte for byte, because nothing
@@ -37,6 +37,7 @@ from worker.settings import Settings
 _LEDGER = {"sqlite": "ledger.sqlite3", "postgresql": "ledger.dump"}
 _UNDER_LOCK = ("outbox", "reports", "refusals")
 _MANIFEST = "backup.json"
+_MODELS = "models"
 _PINS = "backup-"
 """Folder in the spool with the second names of its files, for as long as they are copied."""
 
@@ -84,6 +85,7 @@ def back_up(settings: Settings, directory: Path) -> None:
         for name in _UNDER_LOCK:
             _copy(pins / name, copy / name, shutil.copyfile)
         _copy(root / "studies", copy / "studies", shutil.copyfile)
+        _copy(settings.worker.models, directory / _MODELS, shutil.copyfile)
     except (OSError, sqlite3.Error) as error:
         raise _no_space(error, "backed up") from None
     finally:
@@ -127,18 +129,11 @@ def restore(settings: Settings, directory: Path) -> None:
     if sum(1 for one in source.rglob("*") if one.is_file()) != manifest.files:
         raise ConfigurationError(f"{source} does not hold the {manifest.files} files that were backed up.")
     _require_no_ledger(settings)
-    fresh = not root.exists()
-    try:
-        _copy(source, root, shutil.copyfile)
-        os.sync()
-        # Last: a ledger that is there says that all of it is.
-        _load(settings, dump)
-    except (OSError, sqlite3.Error, CovarianceError) as error:
-        for one in root.iterdir() if root.exists() else ():
-            shutil.rmtree(one, ignore_errors=True)
-        if fresh:
-            shutil.rmtree(root, ignore_errors=True)
-        raise error if isinstance(error, CovarianceError) else _no_space(error, "restored") from None
+    models = settings.worker.models
+    into = {source: root}
+    if not models.exists() or not any(models.iterdir()):
+        into[directory / _MODELS] = models
+    _fill(settings, dump, into)
     with open_ledger(settings, migrate=True) as ledger:
         noted = {ChainHead(events=manifest.events, hash=manifest.head): f"the backup {directory}"}
         found = ledger.verify(noted)
@@ -148,7 +143,26 @@ def restore(settings: Settings, directory: Path) -> None:
     console.print(
         f"{manifest.files} files and {manifest.events} events of {manifest.made_at:%Y-%m-%d %H:%M} UTC."
     )
+    if len(into) == 1:
+        console.print(
+            f"{models} holds models already and is as it was: `covariance model list` says which scores."
+        )
     console.print("Start `covariance up`: it goes on from there. Films of since then must be sent again.")
+
+
+def _fill(settings: Settings, dump: Path, into: dict[Path, Path]) -> None:
+    """Copy trees to where nothing is, and load the ledger; after a failure nothing is there again."""
+    try:
+        for source, target in into.items():
+            _copy(source, target, shutil.copyfile)
+        os.sync()
+        # Last: a ledger that is there says that all of it is.
+        _load(settings, dump)
+    except (OSError, sqlite3.Error, CovarianceError) as error:
+        for target in into.values():
+            for _, entry in list(_entries(target)):
+                shutil.rmtree(entry, ignore_errors=True)
+        raise error if isinstance(error, CovarianceError) else _no_space(error, "restored") from None
 
 
 def _claim(directory: Path) -> None:

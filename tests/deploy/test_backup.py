@@ -19,7 +19,8 @@ from tests.worker.build import settings_in, written
 from tests.worker.ledger.conftest import cluster  # noqa: F401 (a fixture)
 from worker.ledger import open_ledger
 from worker.ledger.roles import APP
-from worker.settings import Settings
+from worker.model_store import ModelStore
+from worker.settings import DEFAULT_BUNDLE, Settings
 
 
 def test_a_restored_site_goes_on(site, tmp_path):  # noqa: F811
@@ -134,6 +135,28 @@ def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
     engine.dispose()
     with pytest.raises(ConfigurationError, match="holds a ledger already"):
         restore(at(new, "c"), tmp_path / "backup")
+
+
+def test_what_scores_is_what_scored_before(site, tmp_path):  # noqa: F811
+    """A restored site has the models that were installed, and the one in use; a store that is there stays."""
+
+    def at(folder):
+        return settings_in(tmp_path / folder, worker={"models": tmp_path / folder / "models"})
+
+    settings = site.settings.model_copy(
+        update={"worker": site.settings.worker.model_copy(update={"models": tmp_path / "models"})}
+    )
+    store = ModelStore(tmp_path / "models")
+    digest = store.install(DEFAULT_BUNDLE).bundle_sha256
+    store.activate(digest)
+    back_up(settings, tmp_path / "backup")
+    restore(at("there"), tmp_path / "backup")
+    assert ModelStore(tmp_path / "there" / "models").active == digest
+    assert [one.fault for one in ModelStore(tmp_path / "there" / "models").bundles()] == [""]
+    other = ModelStore(tmp_path / "third" / "models")
+    other.activate(None)
+    restore(at("third"), tmp_path / "backup")
+    assert other.active is None
 
 
 def test_the_programs_login_may_back_up(cluster, tmp_path):  # noqa: F811
