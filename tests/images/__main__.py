@@ -159,6 +159,8 @@ def smoke(site: Site, stack: contextlib.ExitStack) -> int:
     until(lambda: results(orthanc, film.StudyInstanceUID) >= {"SR", "OT"}, "SR and heatmap are in Orthanc")
     until(lambda: proven(site, film.StudyInstanceUID), "Orthanc has committed to both")
     say(f"results in Orthanc, committed, after {time.monotonic() - began:.1f} s")
+    say(site.run("ops", ["backup", "out/smoke"]).strip())
+    assert (site.folder / "volumes/out/smoke/ledger.dump").stat().st_size
     for name, seconds in site.stop().items():
         say(f"{name}: stopped in {seconds:.1f} s")
     return 0
