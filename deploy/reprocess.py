@@ -43,12 +43,16 @@ def reprocess(settings: Settings, selection: Selection, *, bundle: Path | None, 
             console.print(f"and {len(found) - _LISTED} studies more")
         for obstacle, count in Counter(one.obstacle for one in found if one.obstacle).items():
             console.print(f"{count} studies are passed over: {obstacle}.")
+        if not found:
+            console.print("No study that was scored is meant: nothing is to be done.")
+            return 0
         if not really:
             films = sum(one.images for one in able)
             console.print(f"{len(able)} studies, {films} films would be scored again with {told}.")
             console.print("Nothing was changed: --yes does it. New results supersede the old ones.")
             return 0
-        return _score(console, settings, ledger, able, told)
+        # An engine is opened, for seconds or minutes, only where it has work.
+        return _score(console, settings, ledger, able, told) if able else 1
 
 
 def _told(settings: Settings, ledger: Ledger) -> str:

@@ -102,6 +102,13 @@ def test_reprocess_scores_with_the_bundle_that_is_named(site, run, stricter):  #
     assert run("reprocess").exit_code == 2
 
 
+def test_reprocess_of_nothing_opens_no_engine(site, run, monkeypatch):  # noqa: F811
+    """A study that nobody scored is said to be none, whether or not it is meant."""
+    monkeypatch.setattr("deploy.reprocess.Scorer", None)
+    done = run("reprocess", "1.2.3", "--yes")
+    assert (done.exit_code, done.output) == (0, "No study that was scored is meant: nothing is to be done.\n")
+
+
 def test_quarantine_is_listed_and_released(site, run):  # noqa: F811
     """What could not be read is listed with its reason; released, it is ready again."""
     ds = film("1.2.840.73")
