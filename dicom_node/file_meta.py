@@ -28,12 +28,14 @@ _PREFIX = bytes(128) + b"DICM"  # a foreign preamble may be an executable: ours 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What file meta has no element for: the series, the sender's address, the time (ISO 8601, UTC), lane."""
+    """What file meta has no element for: the series, the sender's address, times (ISO 8601, UTC), lane."""
 
     series: str
     address: str
     received_at: str
     lane: str = Lane.ROUTINE
+    again_at: str = ""
+    """When the same bytes were received once more, last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ def write_head(head: Head) -> bytes:
     if head.provenance.lane == Lane.ROUTINE:
         # Without rules of [lanes] a head is as earlier versions wrote it, and can be read by them.
         del told["lane"]
+    if not head.provenance.again_at:
+        del told["again_at"]
     private = json.dumps(told, separators=(",", ":")).encode()
     room = HEAD_BYTES - len(_PREFIX) - _GROUP_LENGTH_BYTES - len(elements) - _LONG.size
     if len(private) > room:

@@ -59,6 +59,13 @@ class SpooledInstance:
     address: str
     received_at: datetime
     lane: Lane = Lane.ROUTINE
+    again_at: datetime | None = None
+    """When the same bytes were received once more, last."""
+
+    @property
+    def last_at(self) -> datetime:
+        """When its sender last heard that it is here: this tells a file from an earlier one of its name."""
+        return self.again_at or self.received_at
 
 
 class Incoming:
@@ -140,7 +147,7 @@ class Incoming:
 
 
 def succeed(part: Part, path: Path) -> None:
-    """Have an object that came again say what the first one's head says, but when it was received itself.
+    """Have an object that came again say what the first one's head says, and when it came again.
 
     Raises:
         FileNotFoundError: the first one is gone.
@@ -153,10 +160,8 @@ def succeed(part: Part, path: Path) -> None:
         raise
     except Exception:  # noqa: BLE001 (whatever a parser makes of rotten bytes: the new head is a whole one)
         return
-    received_at = read_head(part.read(0, HEAD_BYTES)).provenance.received_at
-    part.overwrite(
-        write_head(replace(first, provenance=replace(first.provenance, received_at=received_at))), 0
-    )
+    again_at = read_head(part.read(0, HEAD_BYTES)).provenance.received_at
+    part.overwrite(write_head(replace(first, provenance=replace(first.provenance, again_at=again_at))), 0)
     part.synchronise()
 
 
@@ -174,7 +179,9 @@ def read_instance(path: Path, sop_instance_uid: str, sha256: str) -> SpooledInst
         raise
     except OSError as error:
         log.error("object_unreadable", object=sop_instance_uid, error=type(error).__name__)
-    head, received_at = _head(content, sop_instance_uid, datetime.fromtimestamp(state.st_mtime, UTC))
+    head, received_at, again_at = _head(
+        content, sop_instance_uid, datetime.fromtimestamp(state.st_mtime, UTC)
+    )
     return SpooledInstance(
         study_instance_uid=path.parent.name,
         series_instance_uid=head.provenance.series,
@@ -189,27 +196,36 @@ def read_instance(path: Path, sop_instance_uid: str, sha256: str) -> SpooledInst
         address=head.provenance.address,
         received_at=received_at,
         lane=Lane(head.provenance.lane),
+        again_at=again_at,
     )
 
 
-def _head(content: bytes, sop_instance_uid: str, filed_at: datetime) -> tuple[Head, datetime]:
-    """The head and its time; where it has rotted, one without facts and the time at which it was filed."""
+def _head(
+    content: bytes, sop_instance_uid: str, filed_at: datetime
+) -> tuple[Head, datetime, datetime | None]:
+    """The head and its times; where it has rotted, one without facts and the time at which it was filed."""
     try:
         head = read_head(content)
         received_at = datetime.fromisoformat(head.provenance.received_at).astimezone(UTC)
+        again = head.provenance.again_at
+        again_at = datetime.fromisoformat(again).astimezone(UTC) if again else None
         facts = [head.sop_class_uid, head.transfer_syntax_uid, head.calling_ae, head.called_ae]
         facts += [head.provenance.series, head.provenance.address]
         if head.sop_instance_uid == sop_instance_uid and all(fact.isprintable() for fact in facts):
-            return head, received_at
+            return head, received_at, again_at
     except Exception:  # noqa: BLE001, S110 (whatever a parser makes of rotten bytes)
         pass
     log.warning("head_unreadable", object=sop_instance_uid)
     nothing = Provenance(series="", address="", received_at="")
-    return Head(
-        sop_class_uid="",
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid="",
-        calling_ae="",
-        called_ae="",
-        provenance=nothing,
-    ), filed_at
+    return (
+        Head(
+            sop_class_uid="",
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid="",
+            calling_ae="",
+            called_ae="",
+            provenance=nothing,
+        ),
+        filed_at,
+        None,
+    )

@@ -180,7 +180,7 @@ class Spool:
         """Remove objects of one study, durably; those that are gone are fine.
 
         Args:
-            objects: when each was received. One that has come again since is another's, and stays.
+            objects: when each was last received. One that has come again since is another, and stays.
 
         Raises:
             OSError: the disk does not let one go.
@@ -192,7 +192,7 @@ class Spool:
         for path, name in names.items():
             # Looked at and removed in one: its sender may be about to hear that it is here.
             with self._filing.held(), contextlib.suppress(FileNotFoundError):
-                if name and read_instance(path, *name.groups()).received_at == objects[path]:
+                if name and read_instance(path, *name.groups()).last_at == objects[path]:
                     path.unlink()
         for directory in {path.parent for path in objects}:
             with contextlib.suppress(FileNotFoundError):

@@ -154,7 +154,7 @@ def test_the_same_again_is_a_duplicate(spool: Spool) -> None:
 
 
 def test_a_duplicate_takes_the_place_of_the_first(spool: Spool) -> None:
-    """With its own time, by which a purge tells them apart; who sent it first, and its lane, stay."""
+    """With its own time beside the first's, by which a purge tells them apart; all else stays as it was."""
     sent = film()
     content = encoded(sent)
     first = replace(arrival(), calling_ae="CR1", lane=Lane.STAT)
@@ -164,12 +164,25 @@ def test_a_duplicate_takes_the_place_of_the_first(spool: Spool) -> None:
     for one in (first, again):
         spool.store(content, transfer_syntax_uid=SYNTAX, arrival=one)
     (kept,) = spool.instances(sent.StudyInstanceUID)
-    assert (kept.calling_ae, kept.lane, kept.received_at) == ("CR1", Lane.STAT, again.received_at)
+    assert (kept.calling_ae, kept.lane) == ("CR1", Lane.STAT)
+    assert (kept.received_at, kept.again_at) == (first.received_at, again.received_at)
     assert kept.path.read_bytes().endswith(content)
     spool.remove({kept.path: first.received_at})
     assert kept.path.exists(), "it is another's"
     spool.remove({kept.path: again.received_at})
     assert not kept.path.exists()
+
+
+def test_the_first_content_stays_the_first_when_it_comes_again(spool: Spool) -> None:
+    """Of two contents of a UID the older counts: sending it once more does not make it the younger."""
+    sent, now = film(), arrival()
+    first = encoded(sent)
+    sent.PatientID = "4712"
+    for number, content in enumerate((first, encoded(sent), first)):
+        came = replace(now, received_at=now.received_at + timedelta(seconds=number))
+        spool.store(content, transfer_syntax_uid=SYNTAX, arrival=came)
+    kept = [one.path.read_bytes() for one in spool.instances(sent.StudyInstanceUID)]
+    assert [one.endswith(first) for one in kept] == [True, False]
 
 
 def test_other_content_is_kept_beside(spool: Spool) -> None:

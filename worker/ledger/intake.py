@@ -125,7 +125,7 @@ def _lane(writer: Transaction, uid: str, came: Sequence[SpooledInstance]) -> Lan
 
 def _came_again(writer: Transaction, uid: str, instances: Sequence[SpooledInstance]) -> bool:
     """Keep purged images that the spool holds once more; say whether the study was held for them."""
-    came = {(one.sop_instance_uid, one.sha256): one.received_at for one in instances}
+    came = {(one.sop_instance_uid, one.sha256): one.last_at for one in instances}
     gone = select(Image.id, Image.sop_instance_uid, Image.sha256, Image.received_at)
     gone = gone.where(Image.study_instance_uid == uid, Image.removed_at.is_not(None))
     # The moment at which a file was received tells it from another of its name, whoever's clocks differ:

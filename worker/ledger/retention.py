@@ -74,7 +74,7 @@ class LeavingFile:
     purged_at: datetime
     path: Path
     received_at: datetime
-    """Of the file that goes. One of the same name that was received at another moment has come again."""
+    """Of the file that goes, last. One of the same name that was received after that has come again."""
 
 
 class Retention(Store):
@@ -96,8 +96,8 @@ class Retention(Store):
         Args:
             studies: of which files may go.
             rule: by which they may.
-            spooled: their files. One that was sent twice was received at another moment than its image was
-                registered with, and goes nevertheless.
+            spooled: their files. One that was sent twice was last received at another moment than its image
+                was registered with, and goes nevertheless.
         """
         with self._writing() as writer:
             among = Image.study_instance_uid.in_(studies)
@@ -112,12 +112,12 @@ class Retention(Store):
             going_at = {(row.sop_instance_uid, row.sha256): row.received_at for row in rows}
             for one in spooled:
                 of = (one.sop_instance_uid, one.sha256)
-                if of in going_at and going_at[of] != one.received_at:
+                if of in going_at and going_at[of] != one.last_at:
                     mine = (Image.sop_instance_uid == of[0], Image.sha256 == of[1])
                     writer.execute(
                         update(Image)
                         .where(Image.study_instance_uid == one.study_instance_uid, *mine)
-                        .values(received_at=one.received_at)
+                        .values(received_at=one.last_at)
                     )
             return len(rows)
 
