@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import BinaryIO
 from dicom_node.errors import Retryable
 from dicom_node.failpoints import reach
 
+_MUTEX_SECONDS = 10.0
 _WRITEBACK_BYTES = 1_048_576
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only
@@ -85,16 +88,29 @@ class Mutex:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait for it and hold it. Raises `OSError`."""
+        """Wait for it and hold it. Raises `OSError`, also where another process does not let it go."""
         with self._threads:
             if self._file is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
                 self._file = os.fdopen(os.open(self._path, flags, 0o600), "r+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._lock(self._file, time.monotonic() + _MUTEX_SECONDS)
             try:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @staticmethod
+    def _lock(file: BinaryIO, deadline: float) -> None:
+        # It is held for the time of a rename: whoever has it longer stands still, and a sender must not.
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(errno.EBUSY, "a lock of the spool is not let go") from None
+                time.sleep(0.001)
+            else:
+                return
 
 
 class SpoolFull(Retryable):

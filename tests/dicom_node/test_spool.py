@@ -13,6 +13,7 @@ import pytest
 
 from dicom_node import uids
 from dicom_node.commitment import CommitmentReport
+from dicom_node.durable import Mutex
 from dicom_node.lanes import Lane
 from dicom_node.spool import Filed, Spool, SpoolFull
 from tests.dicom_node.build import arrival, data_set_bytes, encoded, film
@@ -171,6 +172,18 @@ def test_a_duplicate_takes_the_place_of_the_first(spool: Spool) -> None:
     assert kept.path.exists(), "it is another's"
     spool.remove({kept.path: again.received_at})
     assert not kept.path.exists()
+
+
+def test_a_process_that_stands_still_with_the_lock_holds_up_no_sender(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is refused after a while, as where the disk takes nothing, and taken when it comes again."""
+    monkeypatch.setattr("dicom_node.durable._MUTEX_SECONDS", 0.05)
+    content = encoded(film())
+    with Mutex(spool.root / "filing.lock").held(), pytest.raises(OSError, match="is not let go"):
+        keep(spool, content)
+    assert list(spool.root.glob("studies/*/*")) == list(spool.root.glob("incoming/*")) == []
+    assert keep(spool, content) is Filed.NEW
 
 
 def test_the_first_content_stays_the_first_when_it_comes_again(spool: Spool) -> None:
