@@ -15,6 +15,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -40,6 +41,7 @@ _MANIFEST = "backup.json"
 _MODELS = "models"
 _PINS = "backup-"
 """Folder in the spool with the second names of its files, for as long as they are copied."""
+_PINNED_SECONDS = 86_400.0
 
 
 class Manifest(BaseModel):
@@ -71,8 +73,10 @@ def back_up(settings: Settings, directory: Path) -> None:
     backend = make_url(settings.database.url).get_backend_name()
     pins = root / f"{_PINS}{uuid.uuid4().hex}"
     try:
-        for left in root.glob(f"{_PINS}*"):  # of a backup that was killed
-            shutil.rmtree(left)
+        for left in root.glob(f"{_PINS}*"):
+            # Of a backup that was killed: one that runs beside this one needs its own.
+            if left.stat().st_mtime < time.time() - _PINNED_SECONDS:
+                shutil.rmtree(left)
         with ExitStack() as held, open_ledger(settings, migrate=False) as ledger:
             engine = make_engine(settings.database.url)
             held.callback(engine.dispose)
@@ -87,7 +91,7 @@ def back_up(settings: Settings, directory: Path) -> None:
         _copy(root / "studies", copy / "studies", shutil.copyfile)
         _copy(settings.worker.models, directory / _MODELS, shutil.copyfile)
     except (OSError, sqlite3.Error) as error:
-        raise _no_space(error, "backed up") from None
+        raise _stopped(error, "backed up") from None
     finally:
         shutil.rmtree(pins, ignore_errors=True)
     files = sum(1 for one in copy.rglob("*") if one.is_file())
@@ -162,7 +166,7 @@ def _fill(settings: Settings, dump: Path, into: dict[Path, Path]) -> None:
         for target in into.values():
             for _, entry in list(_entries(target)):
                 shutil.rmtree(entry, ignore_errors=True)
-        raise error if isinstance(error, CovarianceError) else _no_space(error, "restored") from None
+        raise error if isinstance(error, CovarianceError) else _stopped(error, "restored") from None
 
 
 def _claim(directory: Path) -> None:
@@ -175,7 +179,7 @@ def _claim(directory: Path) -> None:
         raise ConfigurationError(f"{directory} is not empty: name a new directory for each backup.")
 
 
-def _no_space(error: OSError | sqlite3.Error, done: str) -> Retryable:
+def _stopped(error: OSError | sqlite3.Error, done: str) -> Retryable:
     said = error.strerror if isinstance(error, OSError) else type(error).__name__
     sentence = f"Not {done}: {said or type(error).__name__}. What is there of it is no use; run it again."
     return Retryable(sentence)

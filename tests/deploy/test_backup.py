@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 from contextlib import contextmanager
@@ -218,6 +219,21 @@ def test_writers_go_on_while_the_ledger_is_written(backend, tmp_path, request, m
     with open_ledger(elsewhere, migrate=False) as ledger:
         assert ledger.recalled_models() == {}
         assert all(one.path.exists() for one in ledger.due_deliveries("pacs", 10))
+
+
+def test_a_backup_leaves_another_its_files(tmp_path):
+    """Second names of one that runs stay; of one that was killed a day ago and more they go."""
+    settings = settings_in(tmp_path / "site")
+    spool = Spool(settings.spool.path)
+    (tmp_path / "site").mkdir()
+    spool.prepare()
+    running, killed = (spool.root / f"backup-{name}" for name in ("running", "killed"))
+    for one in (running, killed):
+        (one / "outbox").mkdir(parents=True)
+    os.utime(killed, (0, 0))
+    with open_ledger(settings, migrate=True):
+        back_up(settings, tmp_path / "backup")
+    assert list(spool.root.glob("backup-*")) == [running]
 
 
 @pytest.mark.parametrize("what", ["back_up", "restore"])
