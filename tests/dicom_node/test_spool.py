@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,11 +11,12 @@ from pathlib import Path
 import pydicom
 import pytest
 
+import dicom_node.spool
 from dicom_node import uids
 from dicom_node.commitment import CommitmentReport
 from dicom_node.durable import Mutex
 from dicom_node.lanes import Lane
-from dicom_node.spool import Filed, Spool, SpoolFull
+from dicom_node.spool import Filed, Spool, SpooledInstance, SpoolFull
 from tests.dicom_node.build import arrival, data_set_bytes, encoded, film
 
 SYNTAX = uids.EXPLICIT_VR_LITTLE_ENDIAN
@@ -184,6 +185,32 @@ def test_a_process_that_stands_still_with_the_lock_holds_up_no_sender(
         keep(spool, content)
     assert list(spool.root.glob("studies/*/*")) == list(spool.root.glob("incoming/*")) == []
     assert keep(spool, content) is Filed.NEW
+
+
+def test_an_object_that_comes_again_in_the_middle_of_a_removal_is_there_after(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the old one and its removal nothing takes its place: that would be removed."""
+    content, now = encoded(film()), arrival()
+    old, _ = spool.store(content, transfer_syntax_uid=SYNTAX, arrival=now)
+    again = replace(now, received_at=now.received_at + timedelta(days=9))
+    look = dicom_node.spool.read_instance
+
+    with ThreadPoolExecutor(1) as pool:
+        sent: list[Future[object]] = []
+
+        def slow(path: Path, *name: str) -> SpooledInstance:
+            found = look(path, *name)
+            if not sent:
+                sender = Spool(spool.root)
+                sent.append(pool.submit(sender.store, content, transfer_syntax_uid=SYNTAX, arrival=again))
+                wait(sent, timeout=0.2)  # what is kept out may take as long as it likes
+            return found
+
+        monkeypatch.setattr("dicom_node.spool.read_instance", slow)
+        spool.remove({old.path: old.last_at})
+        sent[0].result(timeout=30)
+    assert old.path.exists()
 
 
 def test_the_first_content_stays_the_first_when_it_comes_again(spool: Spool) -> None:
