@@ -41,8 +41,8 @@ format: .venv/.developing ## Format, and mend what lint can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: .venv/.developing ## Speed; prints and writes build/bench.json
-	$(BIN)/python -m tests.bench
+bench: .venv/.developing ## Speed; prints and writes build/bench.json (ARGS=engine: that part)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-train: .venv/.developing ## Speed of training at each freeze point; writes build/bench-train.json
 	$(BIN)/python -m tests.bench.training $(ARGS)

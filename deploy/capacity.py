@@ -45,7 +45,7 @@ class Cost:
         """The cost with that engine. A GPU takes the engine's part from the cores."""
         return {
             Engine.CPU: cls(),
-            Engine.CPU_WITHOUT_BF16: cls(engine=0.087),
+            Engine.CPU_WITHOUT_BF16: cls(engine=0.089),
             Engine.GPU: cls(engine=0.0),
         }[engine]
 

@@ -1,7 +1,11 @@
-"""`make bench`: measure, print, and write `build/bench.json`. Not a test: machines differ, ratios hold."""
+"""`make bench`: measure, print, and write `build/bench.json`. Not a test: machines differ, ratios hold.
+
+With names (`make bench ARGS="engine sender"`) only these parts.
+"""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +19,7 @@ RESULT = Path("build/bench.json")
 
 
 def main() -> None:
-    console, figures = Console(width=100), Figures()
+    console, figures, named = Console(width=100), Figures(), sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="bench-", dir=_on_disk()) as work:
         for title, station in (
             ("Receiving", ingest),
@@ -26,9 +30,12 @@ def main() -> None:
             ("The whole way", end_to_end),
             ("What one would write instead", instead),
         ):
+            if named and station.__name__.rpartition(".")[2] not in named:
+                continue
             with console.status(f"{title} ..."):
                 station.run(figures, Path(work))
-    stations.ratio(figures)
+    if not named:
+        stations.ratio(figures)
     table = Table("figure", "median", "low", "high", "unit")
     for column in (1, 2, 3):
         table.columns[column].justify = "right"
