@@ -110,9 +110,12 @@ class Requestor:
 
     @property
     def peer_maximum(self) -> int:
-        """Longest P-DATA PDU that the peer takes, in bytes; what it leaves open is bounded by us."""
+        """Longest P-DATA PDU that the peer takes, in bytes; what it leaves open is bounded by us.
+
+        Even, and so are the fragments in it: DCMTK takes no others.
+        """
         offered = self._terms.peer_maximum or wire.BUFFER_BYTES
-        return min(max(offered, 1024), wire.BUFFER_BYTES)
+        return min(max(offered, 1024), wire.BUFFER_BYTES) & ~1
 
     def context_for(self, abstract_syntax: str, transfer_syntax: str | None = None) -> Context | None:
         """The accepted context of a class, in a certain syntax if one is named; None where there is none."""

@@ -171,9 +171,10 @@ class Wire:
 def p_data(context_id: int, control: Control, content: bytes, maximum: int) -> bytes:
     """Frame one command or data set as P-DATA PDUs of at most `maximum` bytes (PS3.8 9.3.5).
 
-    `control` is `Control.COMMAND` or `Control(0)`; the last fragment is marked as such.
+    `control` is `Control.COMMAND` or `Control(0)`; the last fragment is marked as such. A maximum of 0 is
+    that of a peer without one (PS3.8 D.1). Fragments are of even length: DCMTK takes no others.
     """
-    room = max(maximum, PDV_HEADER.size + 1) - PDV_HEADER.size
+    room = max((maximum or BUFFER_BYTES) - PDV_HEADER.size, 2) & ~1
     pdus = bytearray()
     for start in range(0, max(len(content), 1), room):
         fragment = content[start : start + room]

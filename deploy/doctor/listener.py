@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 from deploy.doctor.check import Check, fail, ok, warn
+from deploy.doctor.network import in_container
 from dicom_node import uids
 from dicom_node.negotiation import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN
 from dicom_node.requestor import PeerRejects
 from dicom_node.settings import NodeSection
 from dicom_node.store_scu import Peer, PeerUnavailable, echo
 from worker.settings import Settings
+
+_HERE = " in this container"
 
 
 def ports(settings: Settings) -> Iterator[Check]:
@@ -28,7 +32,7 @@ def _port(node: NodeSection, port: int, setting: str, *, secure: bool = False) -
     where = f"{node.host}:{port} ({setting})"
     try:
         with socket.create_server((node.host, port)):
-            return ok("ports", f"{where} is free: the node does not run.")
+            return ok("ports", f"{where} is free: the node does not run{_HERE if in_container() else ''}.")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return ok("ports", f"{where} is listened on.") if secure else _taken(node, port, where, setting)
@@ -53,14 +57,25 @@ def _taken(node: NodeSection, port: int, where: str, setting: str) -> Check:
 
 
 def own_node(settings: Settings) -> Iterator[Check]:
-    """C-ECHO to our own node as somebody who may send."""
+    """C-ECHO to our own node as somebody who may send; whether it listens, where it does so over TLS only."""
     node = settings.node
-    if not node.plain or not _listens(node):
-        yield warn("own node", "The node does not run: nothing is received.", "Start it: `covariance up`.")
-        return
     caller = _a_caller(node)
+    us = _ourselves(node, node.port if node.plain else settings.tls.port, caller)
+    if settings.heartbeat.host:
+        us = replace(us, host=settings.heartbeat.host)
+    if not _listens(us):
+        hidden = in_container() and not settings.heartbeat.host
+        yield warn(
+            "own node",
+            f"Nothing listens on {us.host}:{us.port}{_HERE if hidden else ''}.",
+            "Name the node's container in heartbeat.host." if hidden else "Start it: `covariance up`.",
+        )
+        return
+    if not node.plain:
+        yield ok("own node", f"{us.host}:{us.port} is open, for TLS only: who may send is not asked here.")
+        return
     try:
-        echo(_ourselves(node, node.port, caller))
+        echo(us)
     except PeerRejects as error:
         bound = caller not in node.allowed_callers and any(one.ae_title == caller for one in node.callers)
         if error.rejection == CALLING_AE_UNKNOWN and bound:
@@ -88,8 +103,7 @@ def _ourselves(node: NodeSection, port: int, caller: str) -> Peer:
     return Peer(ae_title=node.ae_title, host=host, port=port, calling_ae=caller, timeout=5.0)
 
 
-def _listens(node: NodeSection) -> bool:
-    us = _ourselves(node, node.port, "")
+def _listens(us: Peer) -> bool:
     try:
         with socket.create_connection((us.host, us.port), timeout=5.0):
             return True

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from deploy.doctor.check import Check, fail, ok, warn
+from deploy.doctor.network import in_container
 from dicom_node.errors import ConfigurationError
 from worker.engines.select import open_engine
 from worker.model_store import open_bundle_in_use
@@ -36,6 +37,12 @@ def engine(settings: Settings) -> Iterator[Check]:
         opened = open_engine(found, settings.worker)
     except ConfigurationError as error:
         yield fail("engine", str(error), "It will not serve: another engine, machine or bundle is needed.")
+        return
+    except ModuleNotFoundError as error:
+        if in_container():  # the image ops
+            yield ok("engine", "None is installed here: ask in a worker, `covariance doctor --only engine`.")
+        else:
+            yield fail("engine", f"{error.name} is not installed here.", "Install what uv.lock names.")
         return
     try:
         worst, golden = replay_golden(found, opened), found.manifest.golden

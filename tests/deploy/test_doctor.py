@@ -207,6 +207,37 @@ def test_our_node_is_known_by_its_answer(probe, listen):  # noqa: F811
     assert "does not go by the name OTHER" in said(probe("own-node", node=other), "FAIL")
 
 
+def test_a_node_with_tls_only_is_looked_for_on_its_tls_port(probe):
+    """With the plain port closed the other one says whether the node runs."""
+    sections = {"node": {"plain": False, "host": "127.0.0.1"}}
+    with socket.create_server(("127.0.0.1", 0)) as secure:
+        port = secure.getsockname()[1]
+        tls = {"enabled": True, "port": port}
+        assert f"127.0.0.1:{port} is open" in said(probe("own-node", tls=tls, **sections), "OK")
+    assert "Nothing listens" in said(probe("own-node", tls=tls, **sections), "WARN")
+
+
+def test_from_another_container_the_node_is_asked_by_its_name(probe, listen, monkeypatch):  # noqa: F811
+    """Nothing listens beside `ops`: that says nothing of the node, unless its host is known."""
+    monkeypatch.setattr("deploy.doctor.listener.in_container", lambda: True)
+    port = listen().port
+    elsewhere = {"node": {"host": "127.0.0.2", "port": port}}
+    assert "heartbeat.host" in said(probe("own-node", **elsewhere), "WARN")
+    assert "free: the node does not run in this container" in said(probe("ports", **elsewhere), "OK")
+    known = probe("own-node", heartbeat={"host": "127.0.0.1"}, **elsewhere)
+    assert "answers C-ECHO" in said(known, "OK")
+
+
+@pytest.mark.parametrize(("contained", "level"), [(True, "OK"), (False, "FAIL")])
+def test_a_missing_engine_is_no_defect_of_an_image_without_one(probe, monkeypatch, contained, level):
+    """The image `ops` has no engine and says where one is; a machine that is to score must have it."""
+    monkeypatch.setattr("deploy.doctor.scoring.in_container", lambda: contained)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    checks = probe("engine")
+    assert "installed here" in said(checks, level)
+    assert "defect" not in " ".join(one.advice for one in checks)
+
+
 def test_a_spool_that_others_can_read_is_told(probe, tmp_path):
     """Films are for nobody else on the machine."""
     (tmp_path / "spool").mkdir(mode=0o755)

@@ -44,7 +44,15 @@ def storescp(program: Callable[[str], str], tmp_path: Path) -> Iterator[tuple[in
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [program("storescp"), "+B", "+xa", "-od", str(folder), str(port)]
+    command = [
+        program("storescp"),
+        "+B",
+        "+xa",
+        "-od",
+        str(folder),
+        *getattr(request, "param", ()),
+        str(port),
+    ]
     with subprocess.Popen(command, env={**os.environ, "TCP_NODELAY": "1"}) as process:
 
         def listens() -> bool:
@@ -69,7 +77,7 @@ def test_storescp_holds_the_same_bytes(size: int, storescp: tuple[int, Path], tm
     assert data_set_bytes(kept) == data_set_bytes(sent.path)
 
 
-@pytest.mark.parametrize("maximum", [0, 4096, 16_382, 131_072, 1_048_576])
+@pytest.mark.parametrize("maximum", [0, 4096, 16_382, 16_383, 131_072, 1_048_576])
 def test_fills_pdus_as_the_peer_wants_them(maximum: int, serve: Serve, tmp_path: Path) -> None:
     """No PDU is longer than the peer allows, and data sets that just fill one arrive whole."""
     received: list[bytes] = []
@@ -86,7 +94,7 @@ def test_fills_pdus_as_the_peer_wants_them(maximum: int, serve: Serve, tmp_path:
         ae, [(evt.EVT_C_STORE, keep), (evt.EVT_DATA_RECV, lambda event: longest.append(len(event.data) - 6))]
     )
     base = len(data_set_bytes(item(film(PixelData=b""), tmp_path).path))
-    payload = min(maximum or 1_048_576, 524_282) - 6
+    payload = (min(maximum or 1_048_576, 524_282) - 6) & ~1
     items = [
         item(film(PixelData=bytes(2 * payload - base + offset)), tmp_path)
         for offset in range(-2, 4, 2)
@@ -96,6 +104,7 @@ def test_fills_pdus_as_the_peer_wants_them(maximum: int, serve: Serve, tmp_path:
         assert [association.send(one).status for one in items] == [0] * len(items)
     assert received == [data_set_bytes(one.path) for one in items]
     assert max(longest) <= (maximum or 1_048_576)
+    assert not any(length % 2 for length in longest)
 
 
 def test_our_own_node_takes_what_we_send(node: Listening, tmp_path: Path) -> None:
