@@ -50,7 +50,6 @@ def storescp(program: Callable[[str], str], tmp_path: Path) -> Iterator[tuple[in
         "+xa",
         "-od",
         str(folder),
-        *getattr(request, "param", ()),
         str(port),
     ]
     with subprocess.Popen(command, env={**os.environ, "TCP_NODELAY": "1"}) as process:
