@@ -91,7 +91,7 @@ $proposed
 
 Answers to C-STORE: 0000 and Bxxx store; 0111 counts as stored until proof says otherwise; A7xx and 0213 are
 tried again; 0122 and 0124 set the object aside; any other status does so after it was given $refusals times
-in a row.
+in a row, with the same pauses between.
 
 ### 4.3 Network interfaces
 

@@ -94,14 +94,17 @@ class Refusals:
         self._workbench.write(self._path(window.name), window.model_dump_json().encode())
 
     def waiting(self) -> Iterator[RefusalWindow]:
-        """Every window that has not been dropped, oldest first. One that is damaged is put aside."""
+        """Every window that has not been dropped, oldest first. One that is damaged is put aside, one that
+        the disk does not give is there next time."""
         for path in sorted(self._directory.glob("*.json")):
             try:
                 yield _read(path)
             except FileNotFoundError:
                 continue  # another deliverer took it
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 log.error("refusals_unreadable", window=path.name, error=type(error).__name__)
+            except ValueError as error:
+                log.error("refusals_damaged", window=path.name, error=type(error).__name__)
                 path.rename(path.with_suffix(".bad"))
 
     def drop(self, window: RefusalWindow) -> None:

@@ -35,12 +35,16 @@ class Reports:
 
     def waiting(self) -> Iterator[CommitmentReport]:
         """Every report that has not been dropped. One that is damaged is put aside: a request that is
-        not answered is made again."""
+        not answered is made again. One that the disk does not give is there next time."""
         for path in sorted(self._directory.glob("*.json")):
             try:
                 yield _read(path)
-            except (OSError, ValueError, LookupError, TypeError) as error:
+            except FileNotFoundError:
+                continue  # another deliverer took it
+            except OSError as error:
                 log.error("report_unreadable", report=path.name, error=type(error).__name__)
+            except (ValueError, LookupError, TypeError) as error:
+                log.error("report_damaged", report=path.name, error=type(error).__name__)
                 path.rename(path.with_suffix(".bad"))
 
     def drop(self, transaction_uid: str) -> None:

@@ -166,7 +166,8 @@ class StorageServer:
 
     def _begin(self, command: Command, context: Context, terms: Terms, address: str) -> Reception:
         operation = command.number(Field.COMMAND)
-        if operation == Operation.C_STORE_RQ:
+        stores = context.abstract_syntax not in (uids.VERIFICATION, uids.STORAGE_COMMITMENT)
+        if operation == Operation.C_STORE_RQ and stores:
             return StoreReception(
                 self._spool,
                 command=command,

@@ -157,8 +157,9 @@ class DeliverySection(Section):
     """Seconds before the second try; doubled for each further one, with jitter."""
     backoff_cap: float = Field(default=600.0, gt=0, le=3600)
     """Longest pause in seconds between two tries, up to an hour. There is no last try."""
-    permanent_attempts: int = Field(default=5, ge=1)
-    """Times in a row that a destination may say it cannot understand an object before it is set aside."""
+    permanent_attempts: int = Field(default=15, ge=1)
+    """Times in a row that a destination may refuse an object before it is set aside. With the pauses above
+    that is most of an hour: an archive whose disk is full or whose database starts says C000 or 0110, too."""
     reconcile_seconds: Seconds = 2.0
     """Pause between two looks for studies that no message announces."""
     timeout: Seconds = 30.0

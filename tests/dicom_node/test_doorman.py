@@ -227,5 +227,5 @@ def test_a_damaged_window_is_put_aside(tmp_path: Path, content: bytes) -> None:
     damaged.write_bytes(content)
     with capture_logs() as logs:
         assert [window.count for window in spool.refusals.waiting()] == [1]
-    assert [line["event"] for line in logs] == ["refusals_unreadable"]
+    assert [line["event"] for line in logs] == ["refusals_damaged"]
     assert damaged.with_suffix(".bad").exists()

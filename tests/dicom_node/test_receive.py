@@ -155,6 +155,16 @@ def test_refuses_a_class_that_the_context_does_not_name(node: Listening) -> None
     assert node.files == []
 
 
+@pytest.mark.parametrize("abstract", [uids.VERIFICATION, uids.STORAGE_COMMITMENT])
+def test_stores_nothing_on_a_context_that_is_for_something_else(abstract: str, node: Listening) -> None:
+    """C-STORE is no operation of Verification (PS3.4 A.4) or of Storage Commitment (J.3)."""
+    sent = film(SOPClassUID=abstract)
+    with node.requestor((abstract, uids.EXPLICIT_VR_LITTLE_ENDIAN)) as association:
+        status = send_raw(association, store_request(sent), encoded(sent))
+    assert status == Status.UNRECOGNISED_OPERATION
+    assert node.files == []
+
+
 def test_a_full_disk_is_transient(listen: Callable[..., Listening]) -> None:
     """Below the watermark every C-STORE is answered A700, and C-ECHO still works."""
     node = listen(minimum_free_bytes=2**62)

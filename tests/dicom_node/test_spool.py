@@ -343,6 +343,20 @@ def test_a_damaged_report_stops_no_other(spool: Spool, damage: str) -> None:
     assert [path.name for path in spool.root.glob("reports/*.bad")] == ["1.2.3.bad"]
 
 
+def test_a_report_that_the_disk_does_not_give_stays(spool: Spool) -> None:
+    """One look that fails for want of the disk or of descriptors costs no report."""
+    report = CommitmentReport(transaction_uid="1.2.3", committed=("1.2.4",), failed=())
+    spool.reports.keep(report)
+    path = spool.root / "reports" / "1.2.3.json"
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()  # as good as a bad sector, also for root
+    assert list(spool.reports.waiting()) == []
+    path.rmdir()
+    path.write_bytes(content)
+    assert list(spool.reports.waiting()) == [report]
+
+
 @pytest.mark.parametrize("uid", ["..", "../x", "", "/etc/passwd", "1.2." + "3" * 64])
 def test_a_name_of_a_file_is_a_valid_uid(spool: Spool, uid: str) -> None:
     """What comes from outside never becomes a path."""

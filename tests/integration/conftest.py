@@ -92,7 +92,12 @@ def make_system(tmp_path_factory, redis_port) -> Iterator[Callable[..., System]]
             "queue": {"url": f"redis://127.0.0.1:{redis_port}/{number}", "prefix": f"test{number}:"},
             "database": {"url": f"sqlite:///{folder / 'ledger.sqlite3'}"},
             "worker": {"engine_cache": str(folder / "engine"), "lease": 2.0},
-            "delivery": {"backoff_first": 0.2, "backoff_cap": 2.0, "reconcile_seconds": 0.5},
+            "delivery": {
+                "backoff_first": 0.2,
+                "backoff_cap": 2.0,
+                "permanent_attempts": 5,
+                "reconcile_seconds": 0.5,
+            },
             "log": {"style": "json"},
         }
         for name, values in sections.items():

@@ -233,6 +233,13 @@ def test_patience_with_refusals_ends(ledger, spool, pacs, clock, deliverer):
     assert found == [(DeliveryState.FAILED, patience, CANNOT_UNDERSTAND)] * 2
 
 
+def test_patience_outlasts_an_archive_that_starts_again():
+    """0110 and C000 are what an archive says while its database is away: that is no verdict on an object."""
+    settings = DeliverySection()
+    pauses = [backoff(refusals, settings) for refusals in range(settings.permanent_attempts - 1)]
+    assert sum(pauses, timedelta()) > timedelta(minutes=30)
+
+
 def test_outage_takes_nothing_from_patience(ledger, spool, clock, deliverer, free_port, tmp_path):
     """After a long outage one refusal, of a PACS that starts up, does not set an object aside."""
     written(ledger, spool, STUDY)

@@ -33,7 +33,7 @@ from highdicom.sr import (
 from pydicom.sr.coding import Code
 
 from dicom_node.errors import Reason
-from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid
+from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid, is_image
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Role, StudyFinding
 from worker.report import codes
 from worker.report.envelope import PRODUCT, as_ascii, device_uid, envelope, seal
@@ -235,7 +235,7 @@ def _not_analysed(sop_instance_uid: str, reason: Reason | None) -> str:
 
 def _reference(reading: Reading) -> ContentItem:
     """The object that a remark is about; IMAGE may name images only (PS3.3 C.18.4)."""
-    kind = CompositeContentItem if reading.sop_class_uid == COMPREHENSIVE_3D_SR else ImageContentItem
+    kind = ImageContentItem if is_image(reading.sop_class_uid) else CompositeContentItem
     return kind(
         name=codes.SOURCE_OF_MEASUREMENT,
         referenced_sop_class_uid=reading.sop_class_uid,

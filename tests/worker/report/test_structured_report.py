@@ -138,6 +138,24 @@ def test_not_analysed_study_says_why(read, find):
     assert not items(report, "COVID-19")
 
 
+@pytest.mark.parametrize(
+    ("sop_class_uid", "kind"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "IMAGE"),  # CT
+        ("1.2.840.10008.5.1.4.1.1.88.67", "COMPOSITE"),  # X-Ray Radiation Dose SR
+        ("1.2.840.10008.5.1.4.1.1.11.1", "COMPOSITE"),  # Grayscale Softcopy Presentation State
+        ("1.2.840.10008.5.1.4.1.1.104.1", "COMPOSITE"),  # Encapsulated PDF
+        ("1.2.826.0.1.3680043.8.498.1", "COMPOSITE"),  # somebody's own
+    ],
+)
+def test_only_an_image_is_cited_as_one(read, find, ordinary, sop_class_uid, kind):
+    """A site may take whole studies: what is no image must not stand in an IMAGE item (PS3.3 C.18.4)."""
+    other = read(ordinary | {"SOPClassUID": sop_class_uid.encode()}, reason=Reason.SOP_CLASS)
+    report = opened(encode_sr(find([], (other,)), SETTINGS, ()))
+    cited = [item for remark in items(report, "Comment") for item in remark.get("ContentSequence", ())]
+    assert [item.ValueType for item in cited] == [kind]
+
+
 def test_quarantined_image_makes_the_report_partial(read, find):
     """A report that lacks an image says so and names the reason."""
     lost = Rejected(sop_instance_uid="1.2.3", reason=Reason.PIXELS_UNDECODABLE, sentence="Not shown.")
