@@ -90,15 +90,16 @@ class Scorer:
         set_aside = tuple(reading for reading in readings if reading.film is None)
         digests = {instance.sop_instance_uid: instance.sha256 for instance in instances}
         basis = [score.reading for score in scores] or reportable(set_aside)
-        # What was analysed under one policy and set aside under another makes two results.
-        told = (
-            (one.eligibility.reason or "analysed", one.sop_instance_uid, digests[one.sop_instance_uid])
-            for one in basis
-        )
+        # What was analysed under one policy and set aside under another makes two results, and so does a
+        # film that came later and cannot be read: the report of before does not say that it lacks one.
+        told = [
+            *((one.eligibility.reason or "analysed", one.sop_instance_uid) for one in basis),
+            *((one.reason, one.sop_instance_uid) for one in rejected),
+        ]
         return StudyFinding(
             study_instance_uid=study_instance_uid,
             generation=generation,
-            input_set_hash=_input_set_hash(told),
+            input_set_hash=_input_set_hash((what, uid, digests[uid]) for what, uid in told),
             analysed_at=analysed_at,
             model=self.model,
             scores=scores,

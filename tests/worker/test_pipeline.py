@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from pydicom import dcmread
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -136,6 +137,23 @@ def late(spooled, **changed):
     for keyword, value in changed.items():
         setattr(ds, keyword, value)
     return spooled(ds)
+
+
+def test_late_film_that_cannot_be_read_is_told(site, films, spooled):
+    """The report of before says that all was analysed: another goes out, once, that says what it lacks."""
+    films(1)
+    site.score()
+    bad = late(spooled)
+    content = bad.path.read_bytes()
+    bad.path.write_bytes(bytes(1024) + content[1024:])
+    site.score()
+    assert site.ledger.retry(STUDY) == 1
+    site.score()
+    assert len(site.study().results) == 2
+    due = [dcmread(one.path) for one in site.ledger.due_deliveries("pacs", 10)]
+    (flag,) = {one.CompletionFlag for one in due if one.Modality == "SR"}
+    assert flag == "PARTIAL"
+    assert site.ends()[bad.sop_instance_uid] == ("quarantined", Reason.UNREADABLE)
 
 
 OTHER_PATIENT = [
