@@ -6,12 +6,14 @@ import json
 import os
 import re
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -34,6 +36,7 @@ from worker.settings import (
     DatabaseSection,
     Destination,
     HeartbeatSection,
+    ReportSection,
     Settings,
     WorkerSection,
     load_settings,
@@ -57,6 +60,7 @@ _EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
         "rules": [{"lane": "stat", "calling_ae": "ED1"}, {"lane": "backfill", "calling_ae": "ARCHIVE"}]
     },
     WorkerSection: {"shadow_bundle": "bundles/next-model"},
+    ReportSection: {"time_zone": "Europe/Berlin"},
     TlsSection: {"crl": "tls/revoked.pem"},
     HeartbeatSection: {"tls": {"authorities": "tls/node.pem", "certificate": "tls/beat.pem"}},
     Destination: {
@@ -125,7 +129,7 @@ def _toml(value: Any) -> str:
         return (
             text if len(text) <= _WIDTH else "\n".join(["[", *(f"    {_toml(one)}," for one in value), "]"])
         )
-    if isinstance(value, Path | SecretStr | IPv4Network | IPv6Network):
+    if isinstance(value, Path | SecretStr | IPv4Network | IPv6Network | ZoneInfo):
         value = str(value)
     if isinstance(value, str):
         value = without_secrets(value)
@@ -258,6 +262,9 @@ def warnings_of(settings: Settings) -> Iterator[str]:
         yield "No [[destinations]]: results are kept here and sent nowhere."
     if not settings.node.allowed_callers and not settings.node.callers:
         yield "node.callers and node.allowed_callers are empty: any AE title may send."
+    in_utc = time.timezone == time.daylight == 0
+    if settings.destinations and settings.report.time_zone is None and in_utc:
+        yield "report.time_zone is unset: times of results are UTC, as those of this machine."
     titles = settings.node.caller_titles
     if settings.heartbeat.every_minutes and titles and settings.heartbeat.calling_ae not in titles:
         yield "heartbeat.calling_ae is not in node.allowed_callers or node.callers: the node will reject it."

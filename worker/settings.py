@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -101,6 +102,9 @@ class ReportSection(Section):
     """SeriesNumber of the SR; the heatmaps take the next one."""
     secondary_capture_modality: str = Field(default="OT", max_length=16)
     """Modality of the heatmap series."""
+    time_zone: ZoneInfo | None = None
+    """Where the hospital is, as `Europe/Berlin`: the times of results whose film does not state its
+    TimezoneOffsetFromUTC. Unset: this machine's, which is UTC in containers."""
 
 
 class DestinationTls(Section):

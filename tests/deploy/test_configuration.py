@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import Result
 from pydantic import BaseModel
 
-from deploy.configuration import effective, example_file
+from deploy.configuration import effective, example_file, warnings_of
 from dicom_node.settings import CONFIGURATION_FILE
 from tests.dicom_node.certificates import PAST, Authority
 from worker.settings import Destination, DestinationTls, Settings
@@ -131,6 +132,23 @@ def test_check_says_what_is_there(invoke, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("zone", "setting", "warned"),
+    [("UTC", "", True), ("UTC", "Asia/Tokyo", False), ("Europe/London", "", False)],
+)
+def test_a_machine_in_utc_is_told_of(monkeypatch, zone, setting, warned):
+    """Most servers run in UTC and most films say no time zone: results would be hours off, unnoticed."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        pacs = {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104}
+        settings = Settings(destinations=[pacs], report={"time_zone": setting} if setting else {})
+        assert any("report.time_zone" in one for one in warnings_of(settings)) == warned
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
     ("text", "names"),
     [
         ("[node]\nprot = 104\n", "node.prot"),
@@ -143,6 +161,7 @@ def test_check_says_what_is_there(invoke, tmp_path):
         ('[[destinations]]\nname = "a"\n', "destinations.0"),
         ("[tls]\nenabled = true\n", "tls/authorities.pem"),
         ("[node]\nplain = false\n", "no port is open"),
+        ('[report]\ntime_zone = "Mars/Utopia"\n', "report.time_zone"),
         (
             '[node]\ncallers = [{ ae_title = "A", addresses = ["10.0.0.5/8"] }]\n',
             "node.callers.0.addresses.0",

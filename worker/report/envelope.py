@@ -10,6 +10,7 @@ import hashlib
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from importlib.metadata import version
+from zoneinfo import ZoneInfo
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -51,7 +52,7 @@ def envelope(
         part: tells results of one role apart, such as the film that a heatmap shows.
     """
     study, model = finding.study_instance_uid, finding.model.configuration
-    made_at = local_time(finding.analysed_at, source)
+    made_at = local_time(finding.analysed_at, source, settings.time_zone)
     result = Dataset()
     result.SOPClassUID = sop_class_uid
     # With the generation: a result that comes to be in force again is an object of its own, the newest.
@@ -106,17 +107,17 @@ def device_uid(model: ModelIdentity) -> str:
     return model.device_uid
 
 
-def local_time(moment: datetime, source: bytes) -> datetime:
+def local_time(moment: datetime, source: bytes, hospital: ZoneInfo | None) -> datetime:
     """The moment in the time zone of the film's own times.
 
-    DICOM dates and times are local; only TimezoneOffsetFromUTC, which results copy, says of where.
-    Without it they are those of the hospital, which is taken to be this machine's.
+    DICOM dates and times are local; only TimezoneOffsetFromUTC, which results copy, says of where
+    (PS3.3 C.12.1). Without it they are those of the hospital; None: its time zone is this machine's.
     """
     offset = str(cited(source).get("TimezoneOffsetFromUTC") or "").strip()
     if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit() and int(offset[1:3]) < 15:
         minutes = int(offset[1:3]) * 60 + int(offset[3:])
         return moment.astimezone(timezone(timedelta(minutes=minutes if offset[0] == "+" else -minutes)))
-    return moment.astimezone()
+    return moment.astimezone(hospital)
 
 
 def coded(code: Code) -> Dataset:

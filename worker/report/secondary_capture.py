@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 from pydicom.dataset import Dataset
 
 from dicom_node.uids import SECONDARY_CAPTURE
@@ -53,12 +55,15 @@ def encode_sc(finding: StudyFinding, score: ImageScore, settings: ReportSection)
         f"{codes.RESEARCH_ONLY}. Class activation map of {finding.model.name} {finding.model.version} "
         f"(SHA-256 {finding.model.sha256[:16]}) after {finding.model.recipe}, beside the film"
     )
-    _put_pixels(capture, page_of(finding, score))
+    _put_pixels(capture, page_of(finding, score, settings.time_zone))
     return seal(capture, film.source, role=Role.SC, also=_TAKEN_FROM_FILM)
 
 
-def page_of(finding: StudyFinding, score: ImageScore) -> explain.Page:
-    """Draw the page of one analysed film, of `score.reading.film` and numbers alone."""
+def page_of(finding: StudyFinding, score: ImageScore, hospital: ZoneInfo | None = None) -> explain.Page:
+    """Draw the page of one analysed film, of `score.reading.film` and numbers alone.
+
+    `hospital` is the time zone of a film that states none; None: this machine's.
+    """
     film, decision = score.reading.film, finding.decision
     if film is None or decision is None:
         raise ValueError("only an analysed film has a page")
@@ -72,7 +77,7 @@ def page_of(finding: StudyFinding, score: ImageScore) -> explain.Page:
         films=len(finding.scores),
         study=decision,
         generation=finding.generation,
-        analysed_at=local_time(finding.analysed_at, score.reading.source),
+        analysed_at=local_time(finding.analysed_at, score.reading.source, hospital),
     )
 
 

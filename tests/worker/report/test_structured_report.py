@@ -187,6 +187,15 @@ def test_times_are_those_of_the_film(read, find, ordinary):
     assert (report.ContentDate, report.ContentTime) == ("20260102", "083405.600700")
 
 
+def test_times_are_those_of_the_hospital_where_the_film_is_silent(read, find, ordinary):
+    """A container runs in UTC: the day of a result is that of the site, not of the machine."""
+    film = read({k: v for k, v in ordinary.items() if k != "TimezoneOffsetFromUTC"})
+    settings = ReportSection.model_validate({"time_zone": "America/New_York"})
+    report = opened(encode_sr(find([(film, 0.9)]), settings, ()))
+    assert (report.ContentDate, report.ContentTime) == ("20260101", "220405.600700")
+    assert (report.InstanceCreationDate, report.InstanceCreationTime[:2]) == ("20260101", "22")
+
+
 def test_manufacturer_outside_ascii_is_harmless(read, find):
     """Our own text never depends on the character set that the film declares."""
     report = encode_sr(find([(read(), 0.9)]), ReportSection(manufacturer="Röntgen"), ())
