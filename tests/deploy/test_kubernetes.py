@@ -71,7 +71,7 @@ def test_every_pod_is_restricted(overlay):
     namespace = one_of(objects, "Namespace", "covariance")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     pods = [specification for one in objects if (specification := pod(one))]
-    assert len(pods) == 4
+    assert len(pods) == 5
     for specification in pods:
         assert specification["securityContext"]["runAsNonRoot"] is True
         assert specification["securityContext"]["runAsUser"] == 10001
@@ -96,7 +96,8 @@ def test_every_container_follows_code_and_images(overlay):
         assert image[1] in IMAGES
         assert image[2] == VERSION
         assert "command" not in container, "the images' entry point is tini"
-        drift.refuse_unknown_command(container["args"])
+        if container["args"] != ["sleep", "infinity"]:  # ops: commands are run in it
+            drift.refuse_unknown_command(container["args"])
         for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
             if command := container.get(probe, {}).get("exec", {}).get("command"):
                 drift.refuse_unknown_command(command)
@@ -138,8 +139,8 @@ def _is_where_the_program_looks(
     elif "secret" in volume:
         assert variables["COVARIANCE_SECRETS"] == mount["mountPath"]
     elif mount["mountPath"] != "/tmp":
-        (environment,) = [argument for name, argument in drift.instructions("base") if name == "ENV"]
-        assert f"={mount['mountPath']}" in environment
+        places = [argument for image in ("base", "ops") for _, argument in drift.instructions(image)]
+        assert any(mount["mountPath"] in place for place in places)
 
 
 def test_the_settings_are_of_this_version():

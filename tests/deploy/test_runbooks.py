@@ -64,7 +64,7 @@ def test_the_command_runs(command, site, invoke, tmp_path, monkeypatch):  # noqa
     """As it stands, with a study, a digest and a log in their places."""
     monkeypatch.setenv("COVARIANCE_CONFIG", "covariance.toml")
     (tmp_path / "LOG").write_text("worker_ready association_rejected object_refused decoder_replaced\n")
-    (tmp_path / "LOG").open("a").write("commitment_not_accepted\n")
+    (tmp_path / "LOG").open("a").write("commitment_not_accepted draining\n")
     shutil.copytree(tmp_path / "spool", tmp_path / "covariance-data" / "spool")
     digest = Bundle(DEFAULT_BUNDLE).manifest.model.sha256[:12]
     words = [

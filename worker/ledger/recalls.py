@@ -80,7 +80,7 @@ class Recalls(Store):
             wanted = select(Result.__table__).where(*mine).order_by(Result.id).limit(_PAGE)
             results = connection.execute(wanted).all()
             sent = (
-                select(Output.__table__, Delivery.destination, Delivery.state, Delivery.attempts)
+                select(Output.__table__, Delivery.destination)
                 .join(Delivery, Delivery.output_id == Output.id)
                 .where(Output.result_id.in_([row.id for row in results]))
                 .order_by(Output.id, Delivery.id)
@@ -164,8 +164,9 @@ def _result(row: Row[Any], rows: Sequence[Row[Any]]) -> ModelResult:
     objects = []
     for uid in dict.fromkeys(one.sop_instance_uid for one in rows):
         mine = [one for one in rows if one.sop_instance_uid == uid]
-        # What is due may be on its way at this moment, and what was tried may have come.
-        to = [one.destination for one in mine if one.state is not DeliveryState.CANCELLED or one.attempts]
+        # All of them, whatever the state: what is due may be on its way, and what was cancelled may have come
+        # in the moment before. A notice of an object that was never there does no harm.
+        to = [one.destination for one in mine]
         objects.append(
             SentObject(
                 sop_class_uid=mine[0].sop_class_uid,
