@@ -9,7 +9,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never $(BIN)/uv sync --inexact --frozen --quiet
 # A recipe that fails leaves no stamp.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo newcomer serve test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom images images-smoke images-sbom clean
+.PHONY: help demo newcomer serve install test fuzz check format bench bench-train train-smoke load chaos secrets audit-deps sbom images images-smoke images-sbom clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ newcomer: .venv/.developing ## From a fresh clone to results in a real Orthanc, 
 
 serve: .venv/.serving ## Run the stack on this machine (CONFIG=file)
 	@$(BIN)/covariance $(if $(CONFIG),--config '$(CONFIG)') up
+
+install: .venv/.serving ## Add extras to .venv (EXTRAS="postgresql tensorrt training tracing")
+	@$(SYNC) --extra embedded $(addprefix --extra ,$(EXTRAS))
 
 test: .venv/.developing ## All tests that need no GPU (installs torch, about 5.5 GB)
 	$(BIN)/pytest -m 'not gpu' $(ARGS)

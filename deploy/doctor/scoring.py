@@ -62,7 +62,7 @@ def gpu(settings: Settings) -> Iterator[Check]:
     tensorrt = _version_of("tensorrt")
     told = f"GPU {', '.join(cards) or 'none'}, driver {driver or 'none'}, TensorRT {tensorrt or 'none'}."
     if needed and not (cards and driver and tensorrt):
-        advice = "Install what is missing (NVIDIA driver and container toolkit, `covariance[tensorrt]`)."
+        advice = "Install what is missing (NVIDIA driver, container toolkit, `make install EXTRAS=tensorrt`)."
         yield fail("gpu", f"worker.engine needs a GPU: {told}", advice)
     elif cards and str(settings.worker.engine) == "openvino":
         yield warn("gpu", f"{told} It is not used.", "worker.engine says which engine scores.")

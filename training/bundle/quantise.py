@@ -74,7 +74,7 @@ def _write(bundle: Bundle, inputs_NHW: NDArray[np.uint8], graph: Path) -> None:
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(
-            "nncf is not installed here: install covariance[training] to make an eight-bit network."
+            "nncf is not installed here: `make install EXTRAS=training` brings it."
         ) from None
     import openvino as ov  # noqa: PLC0415
 

@@ -117,7 +117,7 @@ def _torch(bundle: Bundle, settings: WorkerSection) -> Engine:
         from worker.engines.torch import open_torch  # noqa: PLC0415 (torch takes seconds to load)
     except ImportError:
         raise DeviceUnavailable(
-            "torch or onnx is not installed here: install covariance[training], or set another worker.engine."
+            "torch or onnx is not installed here: `make install EXTRAS=training`, or set another engine."
         ) from None
     return _batched(lambda: open_torch(bundle, settings), settings)
 

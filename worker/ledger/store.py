@@ -58,7 +58,7 @@ def make_engine(url_text: str) -> Engine:
         raise ConfigurationError("database.url is no database URL.") from None
     except (NoSuchModuleError, ModuleNotFoundError):
         raise ConfigurationError(
-            "The driver of database.url is not installed: `pip install 'covariance[postgresql]'`."
+            "The driver of database.url is not installed: `make install EXTRAS=postgresql`."
         ) from None
     except OSError as error:
         raise ConfigurationError(f"The file of database.url cannot be made: {error.strerror}.") from None

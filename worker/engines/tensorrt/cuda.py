@@ -54,7 +54,7 @@ class Cuda:
             self.runtime: Any = importlib.import_module("cuda.bindings.runtime")
         except (ImportError, OSError, RuntimeError):
             raise DeviceUnavailable(
-                "cuda-bindings is not installed here: install covariance[tensorrt], or set another "
+                "cuda-bindings is not installed here: `make install EXTRAS=tensorrt`, or set another "
                 "worker.engine."
             ) from None
         self._serving = False

@@ -62,7 +62,7 @@ def find_library(*names: str) -> Library:
         if hasattr(trt, "Builder"):
             return Library(trt=trt, logger=_logger(trt), name=name, version=str(trt.__version__))
     raise DeviceUnavailable(
-        "TensorRT is not installed here: install covariance[tensorrt], or set another worker.engine."
+        "TensorRT is not installed here: `make install EXTRAS=tensorrt`, or set another worker.engine."
     )
 
 
