@@ -33,6 +33,7 @@ from dicom_node.logs import configure_logs
 from dicom_node.settings import child_environment
 from worker.ledger import ChainHead, migrate, open_ledger
 from worker.ledger.store import make_engine, transaction
+from worker.model_store import ModelStore
 from worker.settings import Settings
 
 _LEDGER = {"sqlite": "ledger.sqlite3", "postgresql": "ledger.dump"}
@@ -109,6 +110,9 @@ def back_up(settings: Settings, directory: Path) -> None:
     os.sync()
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{files} files of the spool and {head.events} events are in {directory}.")
+    models = len(ModelStore(directory / _MODELS).bundles())
+    # None of a site that installed some: the command was run where the store is not mounted.
+    console.print(f"{models or 'No'} installed model{'s' * (models != 1)}, of {settings.worker.models}.")
     console.print(f"Keep the head elsewhere: {head.events}:{head.hash}")
 
 

@@ -138,7 +138,7 @@ def test_a_ledger_on_postgresql_is_restored(cluster, tmp_path):  # noqa: F811
         restore(at(new, "c"), tmp_path / "backup")
 
 
-def test_what_scores_is_what_scored_before(site, tmp_path):  # noqa: F811
+def test_what_scores_is_what_scored_before(site, tmp_path, capsys):  # noqa: F811
     """A restored site has the models that were installed, and the one in use; a store that is there stays."""
 
     def at(folder):
@@ -151,6 +151,7 @@ def test_what_scores_is_what_scored_before(site, tmp_path):  # noqa: F811
     digest = store.install(DEFAULT_BUNDLE).bundle_sha256
     store.activate(digest)
     back_up(settings, tmp_path / "backup")
+    assert f"1 installed model, of {tmp_path / 'models'}" in capsys.readouterr().out.replace("\n", " ")
     restore(at("there"), tmp_path / "backup")
     assert ModelStore(tmp_path / "there" / "models").active == digest
     assert [one.fault for one in ModelStore(tmp_path / "there" / "models").bundles()] == [""]
