@@ -22,13 +22,14 @@ _DIRECT = {uids.COMPUTED_RADIOGRAPHY, uids.DIGITAL_XRAY_FOR_PRESENTATION}
 _MODALITIES = {"CR", "DX", "RG"}
 _CAPTURE_MODALITIES = _MODALITIES | {"", "OT", "SC"}
 
-_CHEST = re.compile(r"\b(CHEST|THORA(X|CIC)|T[OÓ]RAX|CXR|LUNGS?|PULMON(ARY|ES))\b")
+_CHEST = re.compile(r"\b(CHEST\w*|THORA(X|CIC)|T[OÓ]RAX|TORACE|CXR|LUNGS?|LUNGEN?|POUMONS?|PULMON\w*)\b")
 _ELSEWHERE = re.compile(
     r"\b(ABDOMEN|KUB|PELVIS|HIP|FEMUR|KNEE|LEG|ANKLE|FOOT|TOES?|CALCANEUS|HAND|FINGERS?|THUMB|WRIST|FOREARM|"
     r"ELBOW|HUMERUS|SHOULDER|CLAVICLE|SCAPULA|SKULL|HEAD|FACE|NECK|SINUS(ES)?|JAW|MANDIBLE|"
     r"[CTL]?SPINE|SACRUM|COCCYX|RIBS?|STERNUM|BREAST|EXTREMITY)\b"
 )
 _UNSPECIFIC = {"", "UNKNOWN", "OTHER", "BODY", "TRUNK", "WHOLEBODY", "NONE", "N/A", "DEFAULT", "GENERAL"}
+_UNSPECIFIC |= {"MISC", "EXAM", "TORSO", "UPPER BODY", "TX"}
 _BODY_TEXTS = (
     "SeriesDescription",
     "StudyDescription",
@@ -39,7 +40,17 @@ _BODY_TEXTS = (
 )
 _VIEW_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _FRONTAL = re.compile(r"\b(PA|AP|FRONTAL|(POSTERO|ANTERO)[ -]?(ANTERIOR|POSTERIOR))\b")
-_NOT_FRONTAL = re.compile(r"\b(LAT|LATERAL|PROFIL|OBL|OBLIQUE|LL|RL|LLD|RLD|[LR][AP]O|[LR]LO|DECUB(ITUS)?)\b")
+_NOT_FRONTAL = re.compile(
+    r"\b(LAT|LATERAL\w*|PROFIL\w*|SEITL|SEITLICH|OBL|OBLIQUE|LL|RL|[LR]LAT|LLD|RLD|[LR][AP]O|[LR]LO|"
+    r"DECUB(ITUS)?)\b"
+)
+_COMPANION = re.compile(r"\b(BONES?|SOFT ?TISSUE|SUBTRACT\w*|SUPPRESS\w*|COMPANION)\b")
+_PROCESSING_TEXTS = (
+    "ImageType",
+    "SeriesDescription",
+    "DerivationDescription",
+    "AcquisitionDeviceProcessingDescription",
+)
 
 _OLDEST_YEARS = 130.0
 _DAYS_IN_YEAR = 365.25
@@ -71,6 +82,8 @@ def judge(header: Dataset, settings: EligibilitySection) -> Eligibility:
         "BodyPartExamined": body is not None,
         "ViewPosition": view is not None,
         "PatientAge": years is not None or minimum == 0,
+        # SECONDARY: made after the examination (PS3.3 C.7.6.1.1.2), of whatever it was made.
+        "ImageType": text(header, "ImageType").split("\\")[1:2] != ["SECONDARY"] or _is_capture(header),
     }
     questions = tuple(keyword for keyword, is_known in known.items() if not is_known)
     if not questions:
@@ -89,7 +102,7 @@ def _ineligible(reason: Reason) -> Eligibility:
 
 def _class_reason(header: Dataset, settings: EligibilitySection) -> Reason | None:
     sop_class, modality = text(header, "SOPClassUID"), text(header, "Modality")
-    capture = sop_class == uids.SECONDARY_CAPTURE and settings.secondary_capture
+    capture = _is_capture(header) and settings.secondary_capture
     if not capture and sop_class not in _DIRECT:
         return Reason.SOP_CLASS
     if text(header, "PresentationIntentType") == "FOR PROCESSING":
@@ -97,9 +110,15 @@ def _class_reason(header: Dataset, settings: EligibilitySection) -> Reason | Non
     return None if modality in (_CAPTURE_MODALITIES if capture else _MODALITIES) else Reason.MODALITY
 
 
+def _is_capture(header: Dataset) -> bool:
+    return text(header, "SOPClassUID") == uids.SECONDARY_CAPTURE
+
+
 def _image_reason(header: Dataset, settings: EligibilitySection) -> Reason | None:
     if text(header, "QualityControlImage") == "YES":
         return Reason.QUALITY_CONTROL
+    if _COMPANION.search(" / ".join(_words(header, keyword) for keyword in _PROCESSING_TEXTS)):
+        return Reason.COMPANION
     if (integer(header, "NumberOfFrames") or 1) > 1:
         return Reason.MULTIFRAME
     photometric = text(header, "PhotometricInterpretation")
@@ -115,8 +134,12 @@ def _image_reason(header: Dataset, settings: EligibilitySection) -> Reason | Non
 def _is_chest(header: Dataset) -> bool | None:
     """Body part, region code, then descriptions; None when none of them says."""
     part = text(header, "BodyPartExamined").replace("_", " ")
+    if _CHEST.search(part):
+        return True
     if part not in _UNSPECIFIC:
-        return _CHEST.search(part) is not None
+        # A word of the site's own may be any part: of the chest it is where this very series says so.
+        series = " / ".join(_words(header, keyword) for keyword in _VIEW_TEXTS)
+        return not _ELSEWHERE.search(part) and _CHEST.search(series) is not None
     for item in items(header, "AnatomicRegionSequence"):
         meaning = text(item, "CodeMeaning")
         if meaning:
@@ -148,23 +171,28 @@ def _which_view(said: str) -> bool | None:
 
 
 def _words(header: Dataset, keyword: str) -> str:
-    return re.sub(r"[_\\.,;:()\[\]]", " ", text(header, keyword))
+    abbreviated = re.sub(
+        r"\b([AP])\. ?([AP])\b", r"\1\2", text(header, keyword)
+    )  # "p.a.", as Germans write it
+    return re.sub(r"[_\\.,;:()\[\]]", " ", abbreviated)
 
 
 def _age_years(header: Dataset) -> float | None:
     """PatientAge, else the birth date's distance to the study; None when neither makes sense."""
     match = re.fullmatch(r"(\d{1,3})([YMWD])", text(header, "PatientAge"))
     if match:
-        return (
-            int(match[1]) * {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_IN_YEAR, "D": 1 / _DAYS_IN_YEAR}[match[2]]
-        )
+        unit = {"Y": 1.0, "M": 1 / 12, "W": 7 / _DAYS_IN_YEAR, "D": 1 / _DAYS_IN_YEAR}[match[2]]
+        # 000Y is what modalities write that know no age: of an infant they say days, weeks or months.
+        if match[2] != "Y" or 0 < int(match[1]) <= _OLDEST_YEARS:
+            return int(match[1]) * unit
     born = _date(header, "PatientBirthDate")
     taken = next(
         (d for d in (_date(header, k) for k in ("StudyDate", "AcquisitionDate", "SeriesDate")) if d), None
     )
     if born is None or taken is None:
         return None
-    years = (taken - born).days / _DAYS_IN_YEAR
+    # By the calendar: whoever turns 18 today is of age.
+    years = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
     return years if 0 <= years <= _OLDEST_YEARS else None
 
 

@@ -61,7 +61,7 @@ class Eligibility:
     verdict: Verdict
     reason: Reason | None = None
     open_questions: tuple[str, ...] = ()
-    """Facts that the header does not state, as DICOM keywords (`ViewPosition`, `PatientAge`)."""
+    """What the header leaves open, as DICOM keywords (`ViewPosition`, `PatientAge`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,7 +161,11 @@ def _look_up(item: Dataset, values: Values) -> tuple[Values, int] | None:
     if entries is None or not 8 <= descriptor[2] <= 16:
         return None
     index = np.clip(np.rint(values) - descriptor[1], 0, len(entries) - 1).astype(np.intp)
-    return entries[index], int(descriptor[2])
+    bits, peak = int(descriptor[2]), int(entries.max())
+    if peak >= 1 << bits or (bits == 16 and peak < 1 << 12):
+        # For CR only 8 and 16 are allowed there, and modalities say one of them whatever the entries have.
+        bits = max(peak.bit_length(), 1)
+    return entries[index], bits
 
 
 def _entries(data: object, count: int) -> Values | None:

@@ -109,6 +109,14 @@ def test_voi_lut_sequence():
     assert grey_of(ds).window == "LUT"
 
 
+@pytest.mark.parametrize(("bits", "peak"), [(16, 4095), (8, 4095), (12, 4095), (8, 255), (16, 65535)])
+def test_entries_of_a_voi_lut_are_as_deep_as_they_are(bits, peak):
+    """For CR only 8 and 16 may be said (PS3.3 C.11.2.1.1), and are, beside entries of 12 bits."""
+    ds = film(ramp(0, 4095), VOILUTSequence=[lut(0, np.linspace(0, peak, 4096).astype(int).tolist(), bits)])
+    assert shares(ds).max() == pytest.approx(1, abs=1e-3)
+    assert (shares(ds) > 0.99).mean() < 0.05
+
+
 def test_modality_lut():
     """A modality LUT of 12 bits comes before the window."""
     ds = film(ramp(0, 200), ModalityLUTSequence=[lut(0, range(0, 4020, 20), 12)], **window("2048", "4096"))

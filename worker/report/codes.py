@@ -46,6 +46,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NOT_FRONTAL: "only frontal (PA or AP) views are analysed",
     Reason.AGE: "the patient is younger than the analysis is set up for",
     Reason.QUALITY_CONTROL: "a quality control image is not analysed",
+    Reason.COMPANION: "a processed companion of a film (bone, soft tissue, subtraction) is not analysed",
     Reason.TOO_SMALL: "the image has too few pixels",
     Reason.NO_CONTRAST: "the image shows almost nothing",
     Reason.MULTIFRAME: "images of several frames are not analysed",

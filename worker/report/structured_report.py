@@ -213,7 +213,7 @@ def _remarks(finding: StudyFinding) -> Iterator[TextContentItem]:
     for number, score in enumerate(finding.scores):
         if score.reading.eligibility.open_questions:
             missing = ", ".join(score.reading.eligibility.open_questions)
-            yield comment(f"Film {number + 1} was analysed although its header does not state: {missing}.")
+            yield comment(f"Film {number + 1} was analysed although its header leaves open: {missing}.")
     for reading in _images(finding)[len(finding.scores) :]:
         remark = comment(_not_analysed(reading.sop_instance_uid, reading.eligibility.reason))
         remark.ContentSequence = ContentSequence([_reference(reading)])
