@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -28,7 +28,12 @@ from worker.settings import EligibilitySection
 
 
 def read_film(
-    path: Path, settings: EligibilitySection, *, sop_instance_uid: str = "", sha256: str | None = None
+    path: Path,
+    settings: EligibilitySection,
+    *,
+    sop_instance_uid: str = "",
+    sha256: str | None = None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> Reading | Rejected:
     """Read, judge and decode one file; whatever is wrong with its content, this returns.
 
@@ -37,6 +42,7 @@ def read_film(
         settings: which images are analysed.
         sop_instance_uid: of the spooled file, for the case that the file no longer tells.
         sha256: that the data set of a spooled file must have; None for a file from elsewhere.
+        on_loaded: called once the bytes are here, before anything of them is looked at.
 
     Returns:
         A reading, whose film is None when the image is not analysed, or a rejection that says why.
@@ -46,7 +52,9 @@ def read_film(
         Retryable: the file is there and the machine does not give it to us.
     """
     try:
-        return _read(path, settings, sha256)
+        content = _load(path, sha256)
+        on_loaded()
+        return _read(path, content, settings)
     except Permanent as error:
         reason, sentence = error.reason, str(error)
     except MemoryError:
@@ -54,8 +62,7 @@ def read_film(
     return Rejected(sop_instance_uid=sop_instance_uid or path.stem, reason=reason, sentence=sentence)
 
 
-def _read(path: Path, settings: EligibilitySection, sha256: str | None) -> Reading:
-    content = _load(path, sha256)
+def _read(path: Path, content: bytes, settings: EligibilitySection) -> Reading:
     with _refusing(Reason.UNREADABLE, "The data set cannot be read"):
         header = _parse(path, content)
         if "SOPInstanceUID" not in header:

@@ -7,6 +7,7 @@ checked as data (`worker.answers`): the film that it reads may have taken it ove
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import resource
@@ -55,11 +56,19 @@ class _Request(BaseModel):
     sha256: str
 
 
-class _HungError(Exception):
+class _ChildError(Exception):
+    """The child is of no use any more. `looked`: it had the file by then, and looked at what is in it."""
+
+    def __init__(self, *, looked: bool) -> None:
+        super().__init__()
+        self.looked = looked
+
+
+class _HungError(_ChildError):
     """The child did not answer in time."""
 
 
-class _DiedError(Exception):
+class _DiedError(_ChildError):
     """The child ended instead of answering, or answered what no sound child does."""
 
 
@@ -81,22 +90,28 @@ class _Child:
         self._ready = False
 
     def ask(self, request: _Request) -> Reading | Rejected:
-        """Have one file read. Raises Retryable; _HungError or _DiedError, and the child is of no use."""
+        """Have one file read. Raises Retryable; _HungError or _DiedError, and the child is of no use.
+
+        An empty frame comes first, once the child has the bytes: what keeps it until then is the machine's.
+        """
+        looked = False
         try:
             if not self._ready:
                 self._tell(self._limits)
                 self._hear(_START_SECONDS)
                 self._ready = True
             self._tell(request)
-            answer = decode_answer(self._hear(self._limits.seconds))
+            first = self._hear(self._limits.seconds)
+            looked = not first
+            answer = decode_answer(first or self._hear(self._limits.seconds))
         except TimeoutError:
-            raise _HungError from None
+            raise _HungError(looked=looked) from None
         except (EOFError, OSError, FrameError, AnswerError):
-            raise _DiedError from None
+            raise _DiedError(looked=looked) from None
         if isinstance(answer, Retryable):
             raise answer
         if answer.sop_instance_uid != request.sop_instance_uid:
-            raise _DiedError
+            raise _DiedError(looked=looked)
         return answer
 
     def _tell(self, message: BaseModel) -> None:
@@ -112,7 +127,9 @@ class _Child:
             self.process.wait(0 if at_once else _GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            # One that waits for a disk dies when that answers; whoever replaces it cannot wait as long.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE_SECONDS)
 
 
 class Decoders:
@@ -142,7 +159,7 @@ class Decoders:
             What the child made of it; DECODER_TIMEOUT or DECODER_CRASHED when it made nothing.
 
         Raises:
-            Retryable: the file is there and the machine does not give it to us.
+            Retryable: the file is there and the machine does not give it to us, or starts no decoder.
         """
         request = _Request(
             path=instance.path, sop_instance_uid=instance.sop_instance_uid, sha256=instance.sha256
@@ -157,15 +174,23 @@ class Decoders:
 
     def _read(self, slot: int, request: _Request) -> Reading | Rejected:
         # A child may also be killed by something else (the kernel, an operator): one more try tells.
+        looked = False
         for _ in range(2):
             try:
                 return self._children[slot].ask(request)
-            except _HungError:
+            except _HungError as error:
                 self._replace(slot, "hung")
+                if not error.looked:
+                    raise Retryable(
+                        "A decoder did not start, or got no file from the disk, in time."
+                    ) from None
                 sentence = f"Decoding took longer than {self._limits.seconds:g} s."
                 return _rejected(request, Reason.DECODER_TIMEOUT, sentence)
-            except _DiedError:
+            except _DiedError as error:
                 self._replace(slot, "died")
+                looked = error.looked
+        if not looked:
+            raise Retryable("A decoder ended twice before it had the file.")
         return _rejected(request, Reason.DECODER_CRASHED, "The decoder crashed on this file, twice.")
 
     def _replace(self, slot: int, why: str) -> None:
@@ -210,6 +235,11 @@ def _serve(end: socket.socket) -> None:
     send_frame(end)
     while True:
         request = _Request.model_validate_json(bytes(receive_frame(end, longest=_LONGEST_REQUEST)))
+
+        def has_file() -> None:
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
+            send_frame(end)
+
         # Should the worker die meanwhile, nobody else would end a decoder that hangs in native code.
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
         try:
@@ -218,6 +248,7 @@ def _serve(end: socket.socket) -> None:
                 limits.eligibility,
                 sop_instance_uid=request.sop_instance_uid,
                 sha256=request.sha256,
+                on_loaded=has_file,
             )
         except Retryable as error:
             answer = error
@@ -234,7 +265,5 @@ def _limit_memory(budget: int) -> None:
 
 
 if __name__ == "__main__":
-    import contextlib
-
     with contextlib.suppress(EOFError, OSError):
         _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -74,14 +74,15 @@ def test_threads_share_the_children(phantom, spooled):
     assert [one.sop_instance_uid for one in found] == [one.sop_instance_uid for one in instances]
 
 
-def test_a_child_that_hangs(phantom, spooled):
-    """A child that does not answer in time is killed; its image is quarantined and the next one is read."""
+def test_a_child_that_does_not_come_to_read(phantom, spooled):
+    """A disk that stalls, or a machine: the child is killed, and no image is to blame."""
     instance = spooled(phantom)
     with opened(decoder_timeout=3) as pool:
         assert isinstance(pool.read(instance), Reading)
         (hung,) = pool.pids
         os.kill(hung, signal.SIGSTOP)
-        assert pool.read(instance).reason is Reason.DECODER_TIMEOUT
+        with pytest.raises(Retryable, match="in time"):
+            pool.read(instance)
         assert not is_alive(hung)
         assert isinstance(pool.read(instance), Reading)
 
@@ -105,8 +106,8 @@ def test_a_file_that_the_machine_does_not_give(decoders, phantom, spooled, tmp_p
     assert decoders.pids == pids
 
 
-def test_a_film_that_crashes_every_child(decoders, phantom, spooled):
-    """A film on which two children die is quarantined, and the pool goes on."""
+def test_children_that_die_before_they_have_the_file(decoders, phantom, spooled):
+    """Where none comes up (memory, a limit of processes), no image is to blame, and the pool goes on."""
     instance, done = spooled(phantom), threading.Event()
 
     def kill() -> None:
@@ -117,7 +118,8 @@ def test_a_film_that_crashes_every_child(decoders, phantom, spooled):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        assert decoders.read(instance).reason is Reason.DECODER_CRASHED
+        with pytest.raises(Retryable, match="before it had the file"):
+            decoders.read(instance)
     finally:
         done.set()
         killer.join()
@@ -179,6 +181,7 @@ end = socket.socket(fileno=int(sys.argv[1]))
 receive_frame(end, longest=65536)
 send_frame(end)
 receive_frame(end, longest=65536)
+send_frame(end)
 class Bomb:
     def __reduce__(self):
         return open, ("{mark}", "w")
@@ -231,6 +234,18 @@ def test_what_the_tests_of_hostile_children_send_is_understood(taken_over):
 def test_a_child_that_sends_garbage_has_crashed(taken_over, answer):
     """A child that was taken over executes nothing in the worker: its image is quarantined as crashed."""
     assert taken_over(answer).reason is Reason.DECODER_CRASHED
+
+
+def test_a_film_that_crashes_every_child(monkeypatch, taken_over):
+    """A film at which two children die, with its bytes in their hands, is quarantined."""
+    monkeypatch.setattr(f"{__name__}.HOSTILE", HOSTILE.replace("class Bomb", "sys.exit(1)\nclass Bomb"))
+    assert taken_over("b''").reason is Reason.DECODER_CRASHED
+
+
+def test_a_child_that_hangs_at_a_film(monkeypatch, taken_over):
+    """It is killed after the time that decoding has, and its image quarantined."""
+    monkeypatch.setattr(f"{__name__}.HOSTILE", HOSTILE.replace("class Bomb", "end.recv(1)\nclass Bomb"))
+    assert taken_over("b''", decoder_timeout=2).reason is Reason.DECODER_TIMEOUT
 
 
 def test_a_child_that_announces_too_much_has_crashed(monkeypatch, taken_over):
