@@ -47,6 +47,7 @@ class Reconciler:
         self._dispatcher = dispatcher
         self._clock = clock
         self._settled: dict[str, tuple[int, int]] = {}
+        self._opened: dict[str, float] = {}
         self._rung: dict[str, datetime] = {}
         self._lanes: dict[str, tuple[tuple[int, int] | None, Lane]] = {}
         self._forgotten: list[tuple[SpooledStudy, Lane]] = []
@@ -100,11 +101,13 @@ class Reconciler:
         found = list(self._spool.studies())
         seen = {study.study_instance_uid for study in found}
         self._settled = {uid: state for uid, state in self._settled.items() if uid in seen}
-        open_questions = [
-            study
-            for study in found
-            if self._settled.get(study.study_instance_uid) != _state(study) and self._released(study, by)
-        ]
+        changed = [one for one in found if self._settled.get(one.study_instance_uid) != _state(one)]
+        # A late image opens a study anew, as it does at the node: its first one may be years old.
+        now = by.timestamp()
+        self._opened = {
+            uid: self._opened.get(uid, now) for uid in (study.study_instance_uid for study in changed)
+        }
+        open_questions = [study for study in changed if self._released(study, by)]
         registered = self._ledger.registered_counts([study.study_instance_uid for study in open_questions])
         waiting: list[SpooledStudy] = []
         for study in open_questions:
@@ -143,7 +146,8 @@ class Reconciler:
 
     def _released(self, study: SpooledStudy, by: datetime) -> bool:
         seconds = (by - _GRACE).timestamp()
-        quiet, open_for = seconds - study.last_ns / 1e9, seconds - study.first_ns / 1e9
+        opened = self._opened.get(study.study_instance_uid, study.first_ns / 1e9)
+        quiet, open_for = seconds - study.last_ns / 1e9, seconds - opened
         return quiet >= self._assembly.quiet_seconds or open_for >= self._assembly.cap_seconds
 
 

@@ -100,6 +100,22 @@ def test_late_image_with_the_same_time_is_seen(reconciler, spool, ledger, clock)
     assert reconciler.step() == 1
 
 
+def test_late_images_are_waited_for_as_first_ones_are(reconciler, spool, ledger, clock):
+    """A study of long ago that gets images one by one is rung for after the cap, and not at each of them."""
+    old = receive(spool)
+    finish(ledger, spool)
+    os.utime(old.path, (old.path.stat().st_atime - 3600,) * 2)
+    clock.pass_by(60)
+    assert reconciler.step() == 0
+    rung = []
+    for _ in range(8):
+        late = receive(spool)
+        os.utime(late.path, (clock().timestamp(),) * 2)
+        rung.append(reconciler.step())
+        clock.pass_by(3)
+    assert rung == [0] * 7 + [1]
+
+
 def test_queue_that_never_empties_starves_no_study(reconciler, spool, dispatcher, clock):
     """Behind other messages a study is rung for after a while, and once a minute."""
     dispatcher.ring("1.2.3")
