@@ -42,6 +42,10 @@ class Reason(StrEnum):
     MODEL_RECALLED = "MODEL_RECALLED"
 
 
+QUARANTINES = tuple(Reason)[tuple(Reason).index(Reason.UNREADABLE) :]
+"""Reasons that people must look at."""
+
+
 class CovarianceError(Exception):
     """Every error that we raise on purpose. Its text is one sentence without names or patient ids."""
 

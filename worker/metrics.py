@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from dicom_node.errors import Reason
+from dicom_node.errors import QUARANTINES, Reason
 from dicom_node.lanes import Lane
 from worker.bundle import Bundle
 from worker.findings import ModelIdentity, StudyFinding
@@ -181,6 +181,8 @@ for _decision in ("positive", "negative", "not_analysed"):
     DECISIONS.labels(_decision)
 for _answer in ("stored", "refused", "unavailable"):
     HEARTBEATS.labels(_answer)
+for _reason in QUARANTINES:
+    ABSTENTIONS.labels("quarantined", _reason)
 for _why in ("hung", "died"):
     DECODERS_REPLACED.labels(_why)
 

@@ -77,7 +77,9 @@ class Pipeline:
             Retryable: the database or the spool is away; the reconciler rings again.
         """
         with station("register"):
-            self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
+            registered = self._ledger.register(study_instance_uid, self._spooled(study_instance_uid))
+        if registered.conflicting:
+            metrics.count_abstention("quarantined", Reason.CONFLICTING_CONTENT, registered.conflicting)
         reach("pipeline.after_register")
         worker = self._settings.worker
         lease = timedelta(seconds=worker.lease)

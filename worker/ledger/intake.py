@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,9 +17,9 @@ from worker.ledger.models import Disposition, Image, Job, JobState, Output, Stud
 from worker.ledger.store import Store, Transaction
 
 _CHUNK = 1000
+"""Values in one IN list; databases bound them."""
 _UNFINISHED = (JobState.READY, JobState.CLAIMED, JobState.QUARANTINED)
 """Of which a new generation takes the place."""
-"""Values in one IN list; databases bound them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Registration:
     """Whether a job of the study waits to be claimed."""
     generation: int
     """The newest generation; 0 when no image of the study has given work."""
+    conflicting: int = 0
+    """Of the new images, those that have the UID of another content: quarantined."""
 
 
 class Intake(Store):
@@ -113,7 +115,9 @@ def _register(writer: Transaction, uid: str, instances: Sequence[SpooledInstance
         open_job(writer, uid, generation, _lane(writer, uid, list(fresh.values()) or instances))
     if rows:
         writer.note(Kind.REGISTERED, uid, generation=generation, images=[_told(row) for row in rows])
-    return _answer(writer.execute(_newest_job(uid)).one_or_none(), new=len(rows))
+    conflicting = sum(row["disposition"] is Disposition.QUARANTINED for row in rows)
+    answer = _answer(writer.execute(_newest_job(uid)).one_or_none(), new=len(rows))
+    return replace(answer, conflicting=conflicting)
 
 
 def _lane(writer: Transaction, uid: str, came: Sequence[SpooledInstance]) -> Lane:

@@ -61,7 +61,7 @@ def test_second_content_is_quarantined(ledger, given):
     """Other content under a known UID is kept, quarantined, and makes no new generation."""
     given.scored("1.2", "1.2.1.1")
     registration = ledger.register("1.2", [given.spooled("1.2", "1.2.1.1", "other pixels")])
-    assert registration == Registration(new=1, job_ready=False, generation=1)
+    assert registration == Registration(new=1, job_ready=False, generation=1, conflicting=1)
     assert {(i.disposition, i.reason) for i in given.study("1.2").images} == {
         ("scored", None),
         ("quarantined", Reason.CONFLICTING_CONTENT),
