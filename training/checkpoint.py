@@ -72,7 +72,8 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, op
     Raises:
         ConfigurationError: the tensors are of another network.
     """
-    parameters = list(model.parameters())
+    # By the optimiser's own count: of a network that is partly frozen it holds a part.
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     kept_model, kept_average = _part(tensors, _MODEL), _part(tensors, _AVERAGE)
     if any(_shapes(kept) != _shapes(model.state_dict()) for kept in (kept_model, kept_average)):
         raise ConfigurationError("The checkpoint is of another network: choose a new directory.")

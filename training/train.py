@@ -59,19 +59,22 @@ def train(settings: TrainingSettings, rows: Sequence[Row], inputs_NHW: NDArray[n
     record, begin = _begin(settings, rows, run / CHECKPOINT, learner)
     run.mkdir(parents=True, exist_ok=True)
     write_whole(run / CONFIGURATION, record.model_dump_json(indent=2) + "\n")
+    lines = (run / LOG).read_text(encoding="utf-8").splitlines() if (run / LOG).exists() else []
+    write_whole(run / LOG, "".join(f"{line}\n" for line in lines[:begin]))
     views = _Views(inputs_NHW[learnt], [r for r, use in zip(rows, learnt, strict=True) if use], settings)
     dev = np.array([row.split == "dev" for row in rows])
     dev_targets_NT = tasks.targets([row for row in rows if row.split == "dev"])
     for epoch in range(begin, settings.epochs):
         started, size, done = time.monotonic(), settings.size_of(epoch), epoch + 1
         entry: dict[str, object] = {"epoch": done, "size": size, "loss": learner.learn(views, epoch)}
-        learner.save(run / CHECKPOINT, record, done)
         if done % settings.evaluate_every == 0 or done == settings.epochs:
             logits_NT = learner.infer(plain(inputs_NHW[dev], size))
             entry |= _aurocs(settings, dev_targets_NT, logits_NT)
         entry["seconds"] = round(time.monotonic() - started, 1)
         with (run / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        # Last: a run that goes on takes back what the log has beyond the checkpoint.
+        learner.save(run / CHECKPOINT, record, done)
         log.info("epoch_done", **entry)
     return run / CHECKPOINT
 

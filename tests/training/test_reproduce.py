@@ -17,6 +17,8 @@ from training import checkpoint
 from training.__main__ import app
 from training.device import best_device
 from training.films import datasets
+from training.networks.densenet import DenseNet121
+from training.networks.freeze import Frozen
 from training.sweep import reproduce, runs
 from training.sweep.systems import System, report_systems, select
 
@@ -115,6 +117,56 @@ def test_an_interrupted_run_ends_as_if_it_never_was(done, subset, tmp_path, monk
     straight, resumed = runs.read_predictions(done), runs.read_predictions(tmp_path)
     np.testing.assert_allclose(resumed.logits_N, straight.logits_N, rtol=1e-2, atol=1e-3)
     assert [epoch.epoch for epoch in runs.read_log(tmp_path)] == [1, 2, 3]
+
+
+def test_a_partly_frozen_network_goes_on_with_the_moments_it_had(tmp_path):
+    """The optimiser knows a part of the parameters: its state comes back to those, laid out as they are."""
+    torch.manual_seed(0)
+    device = best_device(half=False)
+
+    def begun():
+        network = device.place(Frozen(DenseNet121(), 30))
+        learning = [p for p in network.parameters() if p.requires_grad]
+        return network, torch.optim.Adam(learning, 1e-3, fused=True)
+
+    def learn(network, optimiser, seed):
+        torch.manual_seed(seed)
+        optimiser.zero_grad()
+        network(torch.rand(2, 1, 64, 64)).sum().backward()
+        optimiser.step()
+
+    (straight, optimiser), (resumed, other) = begun(), begun()
+    for seed in (1, 2):
+        learn(straight, optimiser, seed)
+    average = checkpoint.average_of(straight)
+    checkpoint.write_checkpoint(tmp_path / "c", straight, average, optimiser, {})
+    checkpoint.restore(checkpoint.read_checkpoint(tmp_path / "c")[1], resumed, average, other)
+    for one, two in zip(optimiser.param_groups[0]["params"], other.param_groups[0]["params"], strict=True):
+        assert other.state[two]["exp_avg_sq"].stride() == optimiser.state[one]["exp_avg_sq"].stride()
+    for network, one in ((straight, optimiser), (resumed, other)):
+        network.eval()
+        learn(network, one, 3)
+    for one, two in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_run_that_goes_on_elsewhere_says_where_it_began(subset, tmp_path, monkeypatch):
+    """The page's device and commit are of all that made the run, not only of what ended it."""
+    learn = reproduce.Trainer.epoch
+
+    def die(self, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce.Trainer, "epoch", die)
+    monkeypatch.setattr(reproduce, "commit", lambda: "first")
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(small(), subset, tmp_path, best_device())
+    monkeypatch.setattr(reproduce.Trainer, "epoch", learn)
+    for commit in ("second", "second"):
+        monkeypatch.setattr(reproduce, "commit", lambda commit=commit: commit)
+        reproduce.reproduce(small(), subset, tmp_path, best_device())
+    found = runs.read_configuration(tmp_path)
+    assert (found.commit, found.device) == ("first, then second", best_device().name)
 
 
 def test_a_kept_prefix_changes_nothing(subset, monkeypatch):

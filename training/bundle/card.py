@@ -78,7 +78,7 @@ On `dev` these figures are optimistic, because the points were chosen there. {_w
 A probability is calibrated to `dev`, where COVID-19 is common,
 and to nothing else.
 
-{groups(made.evaluation)}{views(made.evaluation)}{calibration(made.evaluation)}{predictive_values(made.evaluation)}{maps(made.explanation, asked=settings.weights.lungs > 0)}{tried(made.candidates)}## Data learnt from
+{groups(made.evaluation)}{views(made.evaluation)}{calibration(made.evaluation)}{predictive_values(made.evaluation)}{maps(made.explanation, asked=settings.weights.lungs > 0)}{tried(made.candidates, run.init)}## Data learnt from
 Only films of split `train` with the licence class `permissive` or `repo-claimed CC BY 4.0`. No film is part
 of this bundle; the golden cases are generated phantoms.
 
@@ -111,7 +111,10 @@ A licence that a repository claims is that repository's claim; the originals bel
 
 def _asked(made: Provenance) -> str:
     return (
-        " Those of `dev` and `train` were also asked when candidates were chosen." if made.candidates else ""
+        " Those of `dev` and `train` were also asked when candidates\n"
+        "  were chosen, and until 2026-11-26 those of `test`."
+        if made.candidates
+        else ""
     )
 
 

@@ -89,8 +89,8 @@ def _regions(regions: Regions | None) -> str:
         ("without lungs, they are grey", regions.without_lungs),
     )
     told = (
-        "The classes are told apart without any lung: **the score rests on more than lungs**, as where films "
-        "of one class come\nfrom other publishers."
+        "The classes are told apart with the lungs grey: **the score rests on more than what the lungs "
+        "show**,\nbe it what lies outside of them or their outline, which opacities change, too."
         if regions.without_lungs.low > _NOTHING
         else "Without lungs nothing is clear of chance."
     )

@@ -87,12 +87,18 @@ def positive_weight(rows: Sequence[Row]) -> float:
     return float((1 - positive) / positive)
 
 
+_CODE = (".", ":!results", "../worker", "../dicom_node")
+
+
 def commit() -> str:
-    """The commit that is checked out, with `-dirty` when this package was changed since."""
+    """The commit that is checked out, with `-dirty` when the code that trains was changed since.
+
+    What it writes into `results` is no change.
+    """
     here = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
         found = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
         return found.stdout.strip()
 
-    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *_CODE) else "")

@@ -4,6 +4,9 @@ Each fold leaves the films of some origins out of training and asks which of the
 that are not come from web publications, of which (almost) none may be learnt from in any fold, so that
 neither class of a fold looks like a source that was learnt. Leaving out the one hospital that the other
 class comes from would leave nothing to learn, so there is no such fold.
+
+A fold that begins with weights of a pretraining has seen there what that was taught: leave the same films out
+of it, or say so beside the figure.
 """
 
 from __future__ import annotations

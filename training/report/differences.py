@@ -21,6 +21,8 @@ _ALWAYS = (
     "differences between its models are within them.",
     "**The source-balanced films and the floor** stand beside the report's splits, because nearly all COVID "
     "films of such collections come from other publishers than the others, and a network may read that.",
+    "**Times are of median epochs.** The machines had other work, too, and were not all alike: a ratio is "
+    "one of systems only where the device is the same.",
     "**The exact class activation map** stands beside the report's saliency. Its mean is the film's logit.",
 )
 

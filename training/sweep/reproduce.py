@@ -110,6 +110,8 @@ def reproduce(system: System, films: Films, run: Path, device: Device, init: str
     if _is_done(run, configuration):
         log.info("already_done", system=system.name)
         return
+    if (run / runs.CONFIGURATION).exists():
+        configuration = _begun_by(runs.read_configuration(run), configuration)
     run.mkdir(parents=True, exist_ok=True)
     write_whole(run / runs.CONFIGURATION, configuration.model_dump_json(indent=2) + "\n")
     trainer = Trainer(system, films, device, network)
@@ -152,6 +154,17 @@ def _is_done(run: Path, wanted: RunConfiguration) -> bool:
             f"The run {run} is of another system, data, beginning or precision: choose a new directory."
         )
     return done
+
+
+def _begun_by(before: RunConfiguration, now: RunConfiguration) -> RunConfiguration:
+    """Of a run that goes on: code and machine that began it, and those that go on, where they are others."""
+    keys = ("commit", "torch", "device")
+    told = {key: (str(getattr(before, key)), str(getattr(now, key))) for key in keys}
+    joined = {
+        key: first if last in first.split(", then ") else f"{first}, then {last}"
+        for key, (first, last) in told.items()
+    }
+    return now.model_copy(update=joined)
 
 
 class Trainer:
