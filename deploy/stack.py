@@ -72,13 +72,27 @@ class _Child:
         """
         if self._process is None:
             if time.monotonic() >= self._start_at:
-                self._start()
+                self._try_to_start()
         elif (code := self._process.poll()) is not None:
             self.end()
             self._plan_restart(code)
         elif not self.ready:
             self.ready = self._serves()
             self._has_served |= self.ready
+
+    def _try_to_start(self) -> None:
+        try:
+            self._start()
+        except OSError as error:
+            self._close_ready_fd()
+            if not self._has_served:
+                raise
+            # No memory, process or descriptor just now: that one is missing takes none of the others down.
+            self._failures += 1
+            pause = min(2.0 ** (self._failures - 1), self._longest_pause)
+            self._start_at = time.monotonic() + pause
+            why = error.strerror or type(error).__name__
+            log.error("child_not_started", program=self.program.name, why=why, again_in=pause)
 
     def _start(self) -> None:
         command = list(self.program.command)
@@ -105,7 +119,9 @@ class _Child:
         assert process.stdout is not None  # noqa: S101 (a pipe was asked for)
         with process.stdout as lines:
             for line in lines:
-                self._report(self.program.name, line.decode(errors="replace").rstrip("\n"))
+                # The pipe is emptied even where nobody takes its lines: a child must not die of its log.
+                with contextlib.suppress(Exception):
+                    self._report(self.program.name, line.decode(errors="replace").rstrip("\n"))
 
     def _serves(self) -> bool:
         if self.program.is_ready is not None:
@@ -151,6 +167,9 @@ class _Child:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.ready = False
+        self._close_ready_fd()
+
+    def _close_ready_fd(self) -> None:
         if self._ready_fd is not None:
             os.close(self._ready_fd)
             self._ready_fd = None
@@ -185,8 +204,9 @@ class Stack:
                     for child in self._children:
                         child.look()
                     if not announced and all(child.ready for child in self._children):
-                        on_ready()
                         announced = True
+                        with contextlib.suppress(OSError):
+                            on_ready()
             finally:
                 for child in reversed(self._children):
                     child.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -9,6 +10,8 @@ import sys
 import textwrap
 
 import pytest
+
+from deploy.stack import Program, _Child
 
 SUPERVISOR = """
     import sys
@@ -196,3 +199,48 @@ def test_no_signal_can_hang_what_waits_for_one(start, tmp_path):
     process = start(sys.executable, "-c", textwrap.dedent(STORM))
     assert process.wait(60) == 0
     assert (tmp_path / "output").read_text() == "ended\n"
+
+
+def test_a_line_that_cannot_be_passed_on_costs_no_other(eventually):
+    """Where the supervisor's own log is full for a moment, its children write on and live on."""
+    passed: list[str] = []
+
+    def report(name: str, line: str) -> None:
+        passed.append(line)
+        if line == "0":
+            raise OSError(errno.ENOSPC, "full")
+
+    program = Program(
+        name="one",
+        command=[sys.executable, "-c", "for i in range(3): print(i, flush=True)"],
+        environment=os.environ,
+        is_ready=lambda: True,
+    )
+    child = _Child(program, report, 1.0)
+    child.look()
+    eventually(lambda: passed == ["0", "1", "2"], what="the lines behind it have come")
+    child.end()
+
+
+def test_a_program_that_cannot_be_started_again_just_now_is_tried_again(monkeypatch, eventually):
+    """A machine without memory or processes for one child keeps the others; a first start is not excused."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    program = Program(
+        name="one", command=["sleep", "600"], environment=os.environ, is_ready=lambda: True, stop_seconds=5
+    )
+    child = _Child(program, lambda name, line: None, 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", refuse)
+        with pytest.raises(OSError, match="memory"):
+            child.look()
+    eventually(lambda: child.look() or child.ready, what="it serves")
+    child.end()
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", refuse)
+        child.look()
+        assert not child.ready
+    eventually(lambda: child.look() or child.ready, what="it serves again")
+    child.end()
