@@ -37,6 +37,7 @@ from worker.model_store import ModelStore
 from worker.settings import Settings
 
 _LEDGER = {"sqlite": "ledger.sqlite3", "postgresql": "ledger.dump"}
+_BESIDE = ("-wal", "-shm", "-journal")
 _UNDER_LOCK = ("outbox", "reports", "refusals")
 _MANIFEST = "backup.json"
 _MODELS = "models"
@@ -169,7 +170,10 @@ def _fill(settings: Settings, dump: Path, into: dict[Path, Path]) -> None:
     except (OSError, sqlite3.Error, CovarianceError) as error:
         for target in into.values():
             for _, entry in list(_entries(target)):
-                shutil.rmtree(entry, ignore_errors=True)
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
         raise error if isinstance(error, CovarianceError) else _stopped(error, "restored") from None
 
 
@@ -240,9 +244,13 @@ def _require_no_ledger(settings: Settings) -> None:
     url = make_url(settings.database.url)
     if url.get_backend_name() == "sqlite":
         path = Path(url.database or "")
-        # Empty is what looking at the state before leaves.
-        if path.exists() and path.stat().st_size:
-            raise ConfigurationError(f"{path} is there already: move it aside, or set another database.url.")
+        # Empty is what looking at the state before leaves. What SQLite keeps beside a ledger is a part of it,
+        # and would be played into another one.
+        for one in (path, *(path.with_name(path.name + end) for end in _BESIDE)):
+            if one.exists() and one.stat().st_size:
+                raise ConfigurationError(
+                    f"{one} is there already: move {path.name}* aside together, or set another database.url."
+                )
         return
     engine = make_engine(settings.database.url)
     try:
@@ -259,8 +267,15 @@ def _load(settings: Settings, dump: Path) -> None:
     if url.get_backend_name() == "sqlite":
         path = Path(url.database or "")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(dump, path)
-        path.chmod(0o600)
+        part = path.with_name(f"{path.name}.part")
+        try:
+            shutil.copyfile(dump, part)
+            part.chmod(0o600)
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
         synchronise(path.parent)
         return
     restoring = ["pg_restore", "--no-owner", "--no-acl", "--exit-on-error", "--single-transaction", str(dump)]
@@ -279,11 +294,18 @@ def _grant(engine: Engine) -> None:
 
 def _postgresql(url: URL, command: list[str]) -> None:
     """Run a program of PostgreSQL against the database; its password goes by the environment."""
-    plain = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
-    environment = {**child_environment(), **({"PGPASSWORD": url.password} if url.password else {})}
+    # Every account of the machine sees a command line, and `URL.set` keeps what is set to None.
+    query = {name: value for name, value in url.query.items() if name != "password"}
+    plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, query)
+    password = str(url.password or url.query.get("password") or "")
+    environment = {**child_environment(), **({"PGPASSWORD": password} if password else {})}
     try:
         done = subprocess.run(
-            [*command, f"--dbname={plain}"], env=environment, capture_output=True, text=True, check=False
+            [*command, f"--dbname={plain.render_as_string(hide_password=False)}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         raise ConfigurationError(

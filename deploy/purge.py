@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 
 from dicom_node.logs import configure_logs
+from dicom_node.spool import Spool
 from worker.ledger import open_ledger
+from worker.ledger.store import utcnow
 from worker.retain import Retainer
 from worker.settings import Settings
 
@@ -17,7 +19,9 @@ def purge_films(settings: Settings, *, really: bool) -> None:
     configure_logs(level="ERROR")
     console = Console(highlight=False, soft_wrap=True)
     with open_ledger(settings, migrate=False) as ledger:
-        retainer = Retainer(settings, ledger)
+        spool = Spool(settings.spool.path)
+        # Ages are by the file system's clock, as the deliverer's: ours may be a day off.
+        retainer = Retainer(settings, ledger, clock=spool.now if spool.root.is_dir() else utcnow)
         found = retainer.candidates()
         for one in found[:_LISTED]:
             console.print(f"{one.study_instance_uid}  {one.images} images, {one.size / 1e6:.1f} MB")

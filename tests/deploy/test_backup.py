@@ -267,6 +267,63 @@ def test_a_full_disk_is_one_sentence_and_it_may_be_run_again(what, tmp_path, mon
             assert len(ledger.due_deliveries("pacs", 10)) == 2
 
 
+def test_a_ledger_that_is_not_taken_leaves_nothing_and_the_next_try_all(tmp_path, monkeypatch):
+    """Films and models were copied by then: of them, too, nothing stays, the model in use included."""
+
+    def at(folder):
+        return settings_in(tmp_path / folder, worker={"models": tmp_path / folder / "models"})
+
+    settings, elsewhere = at("site"), at("elsewhere")
+    (tmp_path / "site").mkdir()
+    Spool(settings.spool.path).prepare()
+    with open_ledger(settings, migrate=True):
+        pass
+    store = ModelStore(tmp_path / "site" / "models")
+    digest = store.install(DEFAULT_BUNDLE).bundle_sha256
+    store.activate(digest)
+    back_up(settings, tmp_path / "backup")
+    copy = shutil.copyfile
+
+    def full(source, target):
+        if str(target).endswith(".part"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        return copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", full)
+        with pytest.raises(Retryable, match="No space left on device"):
+            restore(elsewhere, tmp_path / "backup")
+    assert [one for one in (tmp_path / "elsewhere").rglob("*") if one.is_file()] == []
+    restore(elsewhere, tmp_path / "backup")
+    assert ModelStore(tmp_path / "elsewhere" / "models").active == digest
+
+
+@pytest.mark.parametrize("end", ["-wal", "-journal"])
+def test_what_lies_beside_an_older_ledger_is_not_played_into_it(site, tmp_path, end):  # noqa: F811
+    """Whoever moves only the ledger aside is told of the rest."""
+    back_up(site.settings, tmp_path / "backup")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / f"ledger.sqlite3{end}").write_bytes(b"pages")
+    with pytest.raises(ConfigurationError, match=f"{end} is there already"):
+        restore(settings_in(tmp_path / "elsewhere"), tmp_path / "backup")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://us:s3cret@db/d", "postgresql://us@db/d?password=s3cret&a=b"]
+)
+def test_a_password_is_on_no_command_line(url, tmp_path):
+    """Whoever has an account on the machine may read it there."""
+    told = tmp_path / "told"
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "$@" >{told}\necho "$PGPASSWORD" >>{told}\n')
+    program.chmod(0o755)
+    backup._postgresql(make_url(url), [str(program)])
+    words, password = told.read_text().splitlines()
+    assert "us@db/d" in words
+    assert "s3cret" not in words
+    assert password == "s3cret"
+
+
 def test_a_place_that_takes_nothing_is_named(tmp_path):
     """A directory that cannot be made is one sentence."""
     from deploy.backup import _claim
