@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import cast
 
 from sqlalchemy import (
     BigInteger,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    String,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -90,6 +92,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Words(TypeDecorator[StrEnum]):
+    """Members of an enumeration that grows. One that a newer version has written is read as a plain string:
+    older programs go on beside it, and after a rollback."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__(length=32)
+        self.kind = kind
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """The word."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
+        """The member, or the word where there is none."""
+        try:
+            return None if value is None else self.kind(value)
+        except ValueError:
+            return cast("StrEnum", value)
+
+
 class Base(DeclarativeBase):
     """Naming and types that every table shares."""
 
@@ -104,6 +129,8 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own protocol)
         datetime: UtcDateTime(),
         str: Text(),
+        Reason: Words(Reason),
+        Role: Words(Role),
         enum.Enum: Enum(
             enum.Enum,
             native_enum=False,
