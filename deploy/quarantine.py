@@ -12,16 +12,20 @@ from rich.markup import escape
 
 from dicom_node.errors import ConfigurationError, Reason
 from dicom_node.logs import configure_logs
-from worker.ledger import QuarantinedImage, open_ledger
+from worker.ledger import QuarantinedImage, QuarantinedStudy, open_ledger
 from worker.settings import Settings
 
 
 def print_quarantine(settings: Settings, *, reason: str | None, as_json: bool, limit: int) -> None:
-    """List quarantined images."""
+    """List quarantined images, and studies that are held without one."""
     configure_logs(level="ERROR")
     wanted = _reason(reason)
     with open_ledger(settings, migrate=False) as ledger:
-        found = [one for one in ledger.quarantined() if wanted in (None, one.reason)]
+        everything: list[QuarantinedImage | QuarantinedStudy] = [
+            *ledger.quarantined_studies(),
+            *ledger.quarantined(),
+        ]
+    found = [one for one in everything if wanted in (None, one.reason)]
     if as_json:
         print(json.dumps([asdict(one) for one in found], default=str, indent=2))  # noqa: T201
         return
@@ -56,7 +60,9 @@ def _reason(text: str | None) -> Reason | None:
         ) from None
 
 
-def _line(one: QuarantinedImage) -> str:
+def _line(one: QuarantinedImage | QuarantinedStudy) -> str:
+    if isinstance(one, QuarantinedStudy):
+        return f"{one.study_instance_uid}  the whole study  {one.reason}: {one.sentence}"
     at = one.received_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     held = "" if one.work else " (cannot be released: it never was work)"
     return (
@@ -65,7 +71,7 @@ def _line(one: QuarantinedImage) -> str:
     )
 
 
-def _summary(found: Sequence[QuarantinedImage]) -> str:
+def _summary(found: Sequence[QuarantinedImage | QuarantinedStudy]) -> str:
     reasons = Counter(str(one.reason) for one in found)
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "nothing"
     return f"Quarantined: {told}."

@@ -40,7 +40,7 @@ from worker.ledger.records import (
 from worker.ledger.refusals import Refusals
 from worker.ledger.results import Results
 from worker.ledger.retention import LeavingFile, PurgeableStudy, PurgeRule, Retention
-from worker.ledger.retry import QuarantinedImage, Retry
+from worker.ledger.retry import QuarantinedImage, QuarantinedStudy, Retry
 from worker.ledger.shadows import Shadows, ShadowScore
 from worker.ledger.store import Clock, Files, make_engine
 from worker.ledger.trail import Trail
@@ -73,6 +73,7 @@ __all__ = [
     "PurgeRule",
     "PurgeableStudy",
     "QuarantinedImage",
+    "QuarantinedStudy",
     "Recorded",
     "Registration",
     "ResultRecord",

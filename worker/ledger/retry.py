@@ -47,6 +47,15 @@ class QuarantinedImage:
     """Whether it can be released: the second content of a UID never was work."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuarantinedStudy:
+    """A study whose newest job is quarantined and none of whose images is: they were decided before."""
+
+    study_instance_uid: str
+    reason: Reason | None
+    sentence: str | None
+
+
 class Retry(Store):
     """Second chances."""
 
@@ -81,13 +90,16 @@ class Retry(Store):
         Raises:
             Retryable: the database is away or busy.
         """
-        held = select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None)).distinct()
+        images = select(Image.study_instance_uid).where(_SET_ASIDE, Image.purged_at.is_(None))
+        # A job that was begun again may be held while all its images stand decided from before.
+        jobs = select(Job.study_instance_uid).where(Job.state == JobState.QUARANTINED)
         if study_instance_uid is not None:
-            held = held.where(Image.study_instance_uid == study_instance_uid)
+            images = images.where(Image.study_instance_uid == study_instance_uid)
+            jobs = jobs.where(Job.study_instance_uid == study_instance_uid)
         if reason is not None:
-            held = held.where(Image.reason == reason)
+            images, jobs = images.where(Image.reason == reason), jobs.where(Job.reason == reason)
         released: list[str] = []
-        for studies in _chunks(self._studies(held)):
+        for studies in _chunks(self._studies(union(images, jobs))):
             with self._writing() as writer:
                 reopened = {*_reopen_jobs(writer, studies), *_reopen_studies(writer, studies)}
             released += [uid for uid in studies if uid in reopened]
@@ -121,6 +133,15 @@ class Retry(Store):
         found = select(*columns, work).where(*held).order_by(Image.received_at, Image.id)
         with self._reading() as connection:
             return [QuarantinedImage(**row._mapping) for row in connection.execute(found)]
+
+    def quarantined_studies(self) -> list[QuarantinedStudy]:
+        """Every study that is held without an image that is; those that were held first at the front."""
+        mine = (Image.study_instance_uid == Job.study_instance_uid, Image.purged_at.is_(None))
+        none = ~exists().where(*mine, Image.disposition == Disposition.QUARANTINED)
+        held = select(Job.study_instance_uid, Job.reason, Job.sentence)
+        held = held.where(Job.state == JobState.QUARANTINED, none).order_by(Job.finished_at, Job.id)
+        with self._reading() as connection:
+            return [QuarantinedStudy(**row._mapping) for row in connection.execute(held)]
 
 
 def _chunks(studies: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import event, text
@@ -73,3 +74,18 @@ def test_retry_of_all_finds_each_kind_of_work(ledger, given):
     assert ledger.retry() == 3
     assert [len(given.events(study, "retried")) for study in ("1.1", "1.2", "1.3", "1.4")] == [1, 1, 1, 0]
     assert ledger.retry() == 0
+
+
+def test_a_study_that_is_held_without_an_image_is_listed_and_released(ledger, given):
+    """Scored anew by a worker whose model was recalled meanwhile: its images stand, and its job is held."""
+    given.scored("1.2", "1.2.1.1")
+    claim = ledger.claim_again("1.2", worker="w1", lease=timedelta(seconds=60))
+    ledger.quarantine(claim, Reason.MODEL_RECALLED, "The model was recalled.")
+    assert given.ends("1.2") == {"1.2.1.1": ("scored", None)}
+    (held,) = ledger.quarantined_studies()
+    assert (held.study_instance_uid, held.reason) == ("1.2", Reason.MODEL_RECALLED)
+    assert ledger.quarantined() == []
+    assert ledger.release_quarantine(reason=Reason.DECODER_TIMEOUT) == []
+    assert ledger.release_quarantine(reason=Reason.MODEL_RECALLED) == ["1.2"]
+    assert ledger.quarantined_studies() == []
+    assert given.try_claim("1.2")
