@@ -91,8 +91,6 @@ def options(
 ) -> None:
     """Take the options that stand before the command."""
     if config is not None:
-        if not config.is_file():
-            raise ConfigurationError(f"There is no settings file {config}: name one that exists.")
         from dicom_node.settings import use_file  # noqa: PLC0415 (`--help` answers at once)
 
         use_file(config)

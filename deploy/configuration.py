@@ -203,7 +203,12 @@ def _revocation(tls: TlsSection) -> str:
 
 def _place(path: Path, setting: str) -> str:
     path = path.absolute()
-    nearest = next(one for one in (path, *path.parents) if one.exists())
+    try:
+        nearest = next(one for one in (path, *path.parents) if one.exists())
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be reached ({error.strerror}): set {setting} to a place of ours."
+        ) from None
     if not os.access(nearest, os.W_OK) or (nearest != path and not nearest.is_dir()):
         raise ConfigurationError(f"{nearest} cannot be written: set {setting} to a place of ours.")
     return f"{path}{'' if nearest == path else ' (will be made)'}"

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from deploy import broker
 from deploy.overlays import save_overlay
 from deploy.pacs import StandInPacs
 from deploy.progress import StudyProgress, progress_of, progress_table
@@ -32,7 +33,7 @@ from dicom_node.status import NextStep, next_step_of
 from dicom_node.store_scu import Peer, SendItem, SendOutcome
 from worker.findings import Role
 from worker.ledger import Ledger, OutputRecord, open_ledger
-from worker.settings import load_settings
+from worker.settings import Settings, load_settings
 
 _MARK = ".covariance-demo"
 _START_SECONDS = 120.0
@@ -142,6 +143,28 @@ def _configure(folder: Path, listener: NodeSection, peer: Peer, *, verify: str) 
     file = folder / "covariance.toml"
     file.write_text(text, encoding="utf-8")
     use_file(file)
+    _require_own(load_settings(), folder)
+
+
+def _require_own(settings: Settings, folder: Path) -> None:
+    """Refuse to run beside a real site: variables and secrets go before the file.
+
+    Raises:
+        ConfigurationError: names what is not the demo's.
+    """
+    own = {
+        "database.url": settings.database.url == f"sqlite:///{folder / 'ledger.sqlite3'}",
+        "queue.url": broker.is_embedded(settings.queue),
+        "queue.embedded_path": settings.queue.embedded_path == folder / "valkey",
+        "spool.path": settings.spool.path == folder / "spool",
+        "destinations": len(settings.destinations) == 1 and settings.destinations[0].name == "pacs",
+    }
+    for name, is_own in own.items():
+        if not is_own:
+            raise ConfigurationError(
+                f"{name} comes from a variable or a secret, and the demo must not touch a real site: run it "
+                "where no COVARIANCE_ variable and no COVARIANCE_SECRETS names one."
+            )
 
 
 @contextmanager

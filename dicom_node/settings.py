@@ -317,7 +317,17 @@ def settings_file() -> Path | None:
 
 
 def use_file(path: Path) -> None:
-    """Make this process, and those that it starts, read their settings from `path`."""
+    """Make this process, and those that it starts, read their settings from `path`.
+
+    Raises:
+        ConfigurationError: it is no file, or not for us to read.
+    """
+    try:
+        there = path.is_file() and os.access(path, os.R_OK)
+    except OSError:  # a directory that may not be entered
+        there = False
+    if not there:
+        raise ConfigurationError(f"There is no settings file {path} that can be read: name one.")
     os.environ[CONFIGURATION_FILE] = str(path.absolute())
 
 

@@ -24,12 +24,9 @@ def check(
 ) -> None:
     """Say whether the settings can work. Exit code 2 if they cannot, 1 if a peer does not answer."""
     from deploy.configuration import check_settings
-    from dicom_node.errors import ConfigurationError
     from dicom_node.settings import use_file
 
     if file is not None:
-        if not file.is_file():
-            raise ConfigurationError(f"There is no settings file {file}: name one that exists.")
         use_file(file)
     raise typer.Exit(check_settings(connect=connect))
 

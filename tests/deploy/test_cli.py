@@ -45,7 +45,7 @@ def test_an_error_is_one_sentence_on_stderr(covariance):
     """An expected error is one line without a traceback, and nothing goes to stdout."""
     done = covariance("--config", "nowhere.toml", "status")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "covariance: There is no settings file nowhere.toml: name one that exists.\n"
+    assert done.stderr == "covariance: There is no settings file nowhere.toml that can be read: name one.\n"
 
 
 def test_help_loads_nothing_heavy(covariance):

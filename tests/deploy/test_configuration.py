@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import tomllib
@@ -120,6 +121,30 @@ def test_no_password_in_a_url_is_shown(read, url):
 def test_a_url_without_a_password_is_shown_as_it_is(read, url):
     """What is no secret stays readable."""
     assert f'url = "{url}"' in effective(read(f'[database]\nurl = "{url}"\n'))
+
+
+def test_what_may_not_be_reached_is_one_sentence(invoke, tmp_path, monkeypatch):
+    """A service account that may not enter a directory is told so; Python raises there, before 3.14."""
+    file = tmp_path / "my.toml"
+    file.write_text(f'[spool]\npath = "{tmp_path}/locked/spool"\n')
+
+    def denied(ask):
+        def answer(self, *arguments, **options):
+            if "locked" in self.parts:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return ask(self, *arguments, **options)
+
+        return answer
+
+    for name in ("exists", "is_file"):
+        monkeypatch.setattr(Path, name, denied(getattr(Path, name)))
+    for arguments in (
+        ["config", "check", file],
+        ["--config", tmp_path / "locked" / "c.toml", "config", "show"],
+    ):
+        done = invoke(*arguments)
+        assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+        assert "locked" in done.output + done.stderr
 
 
 def test_check_says_what_is_there(invoke, tmp_path):

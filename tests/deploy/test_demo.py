@@ -10,6 +10,7 @@ from pydicom import dcmwrite
 
 from deploy.pacs import StandInPacs
 from deploy.up import usable_port
+from dicom_node.errors import ConfigurationError
 from worker.phantom import phantom_dataset, radiograph
 
 SIZE = {"rows": 640, "columns": 520}
@@ -72,3 +73,25 @@ def test_a_folder_with_other_things_is_left_alone(covariance, tmp_path):
     done = covariance("demo", "--folder", "mine")
     assert done.returncode == 2
     assert (tmp_path / "mine" / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("COVARIANCE_DATABASE__URL", "postgresql://hospital/ledger"),
+        ("COVARIANCE_QUEUE__URL", "redis://hospital/0"),
+        ("COVARIANCE_SPOOL__PATH", "/srv/hospital"),
+    ],
+)
+def test_the_demo_does_not_join_a_real_site(tmp_path, monkeypatch, variable, value):
+    """A variable goes before the demo's own file: its phantoms would get into a hospital's ledger."""
+    from deploy.demo import _configure
+    from dicom_node.settings import CONFIGURATION_FILE, NodeSection
+    from dicom_node.store_scu import Peer
+
+    monkeypatch.setenv(CONFIGURATION_FILE, "")
+    peer = Peer(ae_title="STANDIN", host="127.0.0.1", port=1, calling_ae="US")
+    _configure(tmp_path, NodeSection(), peer, verify="commitment")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match="must not touch a real site"):
+        _configure(tmp_path, NodeSection(), peer, verify="commitment")
