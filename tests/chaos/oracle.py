@@ -19,10 +19,10 @@ from pydicom.uid import UID
 
 from dicom_node import uids
 from dicom_node.file_meta import HEAD_BYTES
+from worker.findings import Role
 from worker.ledger import DeliveryState, Disposition, JobState, Ledger, StudyRecord
 
 PROVEN = (DeliveryState.COMMITTED, DeliveryState.VERIFIED)
-_AT_REST = (*PROVEN, DeliveryState.CANCELLED)
 _GROUP_END = 144  # preamble, prefix and the length of the file meta group, PS3.10 7.1
 _KINDS = {uids.COMPREHENSIVE_3D_SR: "SR", uids.SECONDARY_CAPTURE: "SC"}
 
@@ -56,7 +56,7 @@ class Judgement:
     """Every violation, in words, and where the images ended."""
 
     lost: tuple[str, ...] = ()
-    """Answered with 0x0000, and not in the spool, or not accounted for."""
+    """Answered with 0x0000, and not in the spool, not accounted for, or scored and never reported."""
     duplicated: tuple[str, ...] = ()
     """There more often than once."""
     untrue: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ def judge(sent: Iterable[Sent], *, spool: Path, ledger: Ledger, pacs: Collection
         for one in studies
         for i in one.images
     )
-    lost = [*_unaccounted(sent, images), *_rotten(sent, spool)]
+    lost = [*_unaccounted(sent, images), *_rotten(sent, spool), *_unreported(studies)]
     duplicated = [*_twice(images), *_twice_in_force(studies), *_twice_at_pacs(pacs)]
     untrue = [
         *(
@@ -155,6 +155,23 @@ def _rotten(sent: Iterable[Sent], spool: Path) -> Iterator[str]:
                 yield f"Image {_name(one)} is not in the spool as it was sent."
 
 
+def _unreported(studies: Iterable[StudyRecord]) -> Iterator[str]:
+    """A score that nobody gets is lost: the PACS has a report and a heatmap of each that is in force."""
+    for study in studies:
+        scored = any(image.disposition is Disposition.SCORED for image in study.images)
+        if not scored or study.conflict_at is not None or any(one.recalled_at for one in study.results):
+            continue
+        in_force = [one for one in study.results if one.superseded_at is None]
+        proven = {
+            output.role
+            for result in in_force
+            for output in result.outputs
+            if any(delivery.state in PROVEN for delivery in output.deliveries)
+        }
+        if not in_force or not {Role.SR, Role.SC} <= proven:
+            yield f"Study {study.study_instance_uid} was scored, and no report of it is proven."
+
+
 def _twice(images: Counter[Sent]) -> Iterator[str]:
     for one, count in images.items():
         if count > 1:
@@ -192,10 +209,13 @@ def _not_at_rest(studies: Iterable[StudyRecord]) -> Iterator[str]:
         for job in study.jobs:
             if job.state in (JobState.READY, JobState.CLAIMED):
                 yield f"Generation {job.generation} of study {uid} is still {job.state}."
-        for output in (output for result in study.results for output in result.outputs):
-            for delivery in output.deliveries:
-                if delivery.state not in _AT_REST:
-                    yield f"Output {output.sop_instance_uid} of study {uid} is still {delivery.state}."
+        for result in study.results:
+            # What is in force has been sent; only what was overtaken or withdrawn may have been held back.
+            rests = PROVEN if result.superseded_at is None else (*PROVEN, DeliveryState.CANCELLED)
+            for output in result.outputs:
+                for delivery in output.deliveries:
+                    if delivery.state not in rests:
+                        yield f"Output {output.sop_instance_uid} of study {uid} is still {delivery.state}."
 
 
 def _images_without_end(study: StudyRecord) -> Iterator[str]:

@@ -104,6 +104,8 @@ class Run:
             f"{phase}: images ended as {end}, for no reason that was given them."
             for end in judgement.ends.keys() - EXPECTED_ENDS
         ]
+        if not judgement.ends.get("scored"):
+            self.violations.append(f"{phase}: no image was scored.")
         self.say(f"{phase}: {len(judgement.violations)} violations; {self.counts()}")
 
     def wait(self, probe: Callable[[], bool], seconds: float, what: str) -> bool:

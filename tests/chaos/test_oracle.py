@@ -184,6 +184,22 @@ def leave_delivery(site: Site) -> None:
     site.sql("UPDATE deliveries SET state = 'stored'")
 
 
+def forget_result(site: Site) -> None:
+    site.sql("UPDATE results SET superseded_at = '2026-01-01 00:00:00.000000' WHERE id = 1")
+
+
+def forget_deliveries(site: Site) -> None:
+    site.sql("DELETE FROM deliveries WHERE output_id IN (SELECT id FROM outputs WHERE result_id = 1)")
+
+
+def forget_heatmap(site: Site) -> None:
+    site.sql("DELETE FROM outputs WHERE role = 'sc'")
+
+
+def hold_back(site: Site) -> None:
+    site.sql("UPDATE deliveries SET state = 'cancelled'")
+
+
 def lose_output(site: Site) -> None:
     site.one("spool/outbox/*/*").unlink()
 
@@ -221,6 +237,10 @@ def forge_event(site: Site) -> None:
         (at_pacs_again("SOPInstanceUID", "SeriesInstanceUID"), "duplicated", "has 2 SR series of one model"),
         (at_pacs_again("SOPInstanceUID"), "duplicated", "has 2 SRs of generation 1"),
         (at_pacs_again("SOPInstanceUID"), "untrue", "which the ledger never recorded"),
+        (forget_result, "lost", "was scored, and no report of it is proven"),
+        (forget_deliveries, "lost", "was scored, and no report of it is proven"),
+        (forget_heatmap, "lost", "was scored, and no report of it is proven"),
+        (hold_back, "untrue", "is still cancelled"),
         (forget_sender, "untrue", "no sender was answered"),
         (lose_file, "untrue", "An image row has no file"),
         (stray_file, "untrue", "A spooled file has no image row"),
