@@ -13,7 +13,7 @@ from sqlalchemy.orm import aliased
 
 from dicom_node.commitment import CommitmentReport
 from worker.ledger.audit import Kind
-from worker.ledger.deliveries import Deliveries, DueDelivery, Proven, due_again, facts, move, note, proof_of
+from worker.ledger.deliveries import Deliveries, DueDelivery, Proven, facts, missed, move, note, proof_of
 from worker.ledger.models import Commitment, Delivery, DeliveryState
 from worker.ledger.store import SET_BACK, Transaction
 
@@ -170,7 +170,6 @@ def _not_held(writer: Transaction, row: Row[Any], reason: int, transaction_uid: 
     if row.state is not DeliveryState.STORED:
         return False
     pause = min(timedelta(seconds=2.0 ** min(row.attempts, 32)), _RESEND_CAP)
-    change = due_again(row, writer.now + pause)
     told = {"transaction_uid": transaction_uid, "reason": reason}
-    move(writer, row, Kind.COMMITMENT_FAILED, change, **told)
+    missed(writer, row, Kind.COMMITMENT_FAILED, writer.now + pause, **told)
     return True

@@ -15,6 +15,8 @@ from worker.ledger.audit import Kind
 from worker.ledger.models import Delivery, DeliveryState, Output, RecalledModel, Result, Study
 from worker.ledger.store import SET_BACK, Store, Transaction
 
+_TOLD = 4
+"""Rounds of storing, missing and sending again that are told one by one."""
 _SENDABLE = (
     DeliveryState.DUE,
     DeliveryState.STORED,
@@ -79,7 +81,8 @@ class Deliveries(Store):
             wanted = facts().where(Delivery.id.in_(statuses), Delivery.state.in_(_SENDABLE))
             for row in writer.execute(wanted.order_by(Delivery.id)).all():
                 change = {"state": DeliveryState.STORED, "stored_at": writer.now, "sentence": None}
-                move(writer, row, Kind.STORED, change | _tried(row, statuses[row.id]))
+                kind = Kind.STORED if row.stored_at is None or is_told(row.misses or 0) else None
+                move(writer, row, kind, change | _tried(row, statuses[row.id]))
 
     def delivery_retry(
         self, delivery_id: int, status: int | None, pause: timedelta, *, refused: bool = False
@@ -129,7 +132,7 @@ class Deliveries(Store):
         with self._writing() as writer:
             row = _find(writer, delivery_id, (DeliveryState.STORED,))
             if row is not None:
-                move(writer, row, Kind.NOT_FOUND, due_again(row, writer.now + pause))
+                missed(writer, row, Kind.NOT_FOUND, writer.now + pause)
 
     def _deliveries(
         self, destination: str, where: Callable[[datetime], Iterable[ColumnElement[bool]]], limit: int
@@ -215,6 +218,19 @@ def due_again(row: Row[Any], not_before: datetime) -> dict[str, Any]:
     needed = row.superseded_at is None or row.role in NOTICES
     state = DeliveryState.DUE if needed else DeliveryState.CANCELLED
     return {"state": state, "due_at": not_before}
+
+
+def missed(writer: Transaction, row: Row[Any], kind: Kind, not_before: datetime, **told: Any) -> None:
+    """Have an object sent again that was stored and is not shown."""
+    misses = (row.misses or 0) + 1
+    change = due_again(row, not_before) | {"misses": misses}
+    move(writer, row, kind if is_told(misses) else None, change, **told)
+
+
+def is_told(misses: int) -> bool:
+    """Whether the trail tells of this round, of which there is no last one: of the first ones and, for ever
+    more seldom, of later ones. What is in the trail stays there."""
+    return misses < _TOLD or misses & (misses - 1) == 0
 
 
 def move(writer: Transaction, row: Row[Any], kind: Kind | None, change: dict[str, Any], **told: Any) -> None:

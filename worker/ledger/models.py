@@ -316,6 +316,8 @@ class Delivery(Base):
     created_at: Mapped[datetime]
     stored_at: Mapped[datetime | None]
     proven_at: Mapped[datetime | None]
+    misses: Mapped[int | None]
+    """Times that the destination stored the object and then did not show it; empty for none."""
 
 
 class Commitment(Base):

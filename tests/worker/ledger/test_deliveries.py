@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import select
 
 from dicom_node.commitment import CommitmentReport
@@ -327,3 +328,21 @@ def test_a_destination_that_never_answers_fills_no_table(ledger, given, clock):
     assert f"2.25.{asked - 1}" in rows
     oldest = min(rows, key=lambda uid: int(uid.rpartition(".")[2]))
     assert ledger.commitment_reported(report(oldest, committed=[delivery.sop_instance_uid])).committed == 1
+
+
+@pytest.mark.parametrize("by", ["query", "report"])
+def test_a_destination_that_never_shows_what_it_stores_fills_no_trail(ledger, given, clock, by):
+    """It is sent to without an end, and the trail, which nothing leaves, tells of it ever more seldom."""
+    delivery = given.due("1.2")
+    for number in range(200):
+        ledger.deliveries_sent({delivery.delivery_id: 0x0000})
+        if by == "query":
+            ledger.delivery_missing(delivery.delivery_id, timedelta())
+        else:
+            request(ledger, clock, delivery, f"2.25.{number + 1}")
+            ledger.commitment_reported(report(f"2.25.{number + 1}", failed=[delivery.sop_instance_uid]))
+    now = given.delivery(delivery)
+    assert (now.state, now.attempts) == ("due", 200)
+    kind = "not_found" if by == "query" else "commitment_failed"
+    assert len(given.events("1.2", kind)) == 3 + 6  # 1, 2, 3, and 4, 8, ... 128
+    assert len(given.events("1.2", "stored")) == 1 + 3 + 6
