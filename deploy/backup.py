@@ -159,8 +159,8 @@ def restore(settings: Settings, directory: Path) -> None:
     noted = settings.audit.checkpoints
     if noted and Path(noted).exists():
         console.print(
-            f"{noted} may note more events than the backup had: move it aside and keep it. A new one is begun; "
-            "with the old one in its place the trail would count as tampered with."
+            f"{noted} may note more events than the backup had: move it aside and keep it. A new one is "
+            "begun; with the old one in its place the trail would count as tampered with."
         )
     console.print("Start `covariance up`: it goes on from there. Films of since then must be sent again.")
 

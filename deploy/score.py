@@ -20,7 +20,7 @@ from rich.text import Text
 
 from deploy.overlays import save_overlay
 from deploy.wrap import wrap_picture
-from dicom_node.errors import ConfigurationError, Permanent, Reason
+from dicom_node.errors import ConfigurationError, Permanent, Reason, Retryable
 from dicom_node.file_meta import data_set_offset
 from dicom_node.header import UnreadableDataSet
 from dicom_node.logs import configure_logs
@@ -153,15 +153,20 @@ def _spooled(file: Path, spool: Spool) -> SpooledInstance:
 
     Raises:
         Permanent: there is no such file, or it is neither DICOM nor a picture.
+        Retryable: the scratch folder cannot be written.
     """
     arrival = Arrival(
         calling_ae="COVARIANCE", called_ae="COVARIANCE", address="local", received_at=datetime.now(UTC)
     )
     try:
         data_set, syntax = _data_set(file)
-        return spool.store(data_set, transfer_syntax_uid=syntax, arrival=arrival)[0]
     except OSError:
         raise Permanent(Reason.FILE_MISSING, f"{file.name} cannot be read.") from None
+    try:
+        return spool.store(data_set, transfer_syntax_uid=syntax, arrival=arrival)[0]
+    except OSError as error:
+        # The film is not to blame.
+        raise Retryable(f"The scratch folder cannot be written: {type(error).__name__}.") from None
     except UnreadableDataSet:
         raise Permanent(Reason.UNREADABLE, f"{file.name} does not say which object it is.") from None
 

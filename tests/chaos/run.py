@@ -51,7 +51,11 @@ class Run:
     ends: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> Run:
-        self.stack.start()
+        try:
+            self.stack.start()
+        except BaseException:  # `__exit__` is not called then, and what has started would go on
+            self.stack.stop()
+            raise
         self.films = Films(self.stack.folder / "films", self.dice)
         self.modality = Modality(self.stack.port)
         self.watch = Watch(self.stack.settings)

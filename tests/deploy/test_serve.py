@@ -21,9 +21,11 @@ def node(tmp_path):
     )
     command = [COVARIANCE, "--config", str(file), "node"]
     with subprocess.Popen(command, env=clean_environment()) as process:
-        eventually(lambda: accepts(port), what="the node listens")
-        yield process, port
-        process.terminate()
+        try:
+            eventually(lambda: accepts(port), what="the node listens")
+            yield process, port
+        finally:
+            process.terminate()
 
 
 def test_the_node_has_no_array_library_in_its_memory(node):

@@ -31,9 +31,11 @@ def redis_port(program, tmp_path_factory) -> Iterator[int]:
     server = program("redis-server")
     command = [server, "--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
     running = Program(command, folder / "log").start()
-    eventually(lambda: accepts(port), what="Redis listens")
-    yield port
-    running.stop()
+    try:
+        eventually(lambda: accepts(port), what="Redis listens")
+        yield port
+    finally:
+        running.stop()
 
 
 @pytest.fixture(name="eventually", scope="session")
@@ -49,9 +51,11 @@ def storescp(program, tmp_path_factory) -> Iterator[tuple[int, Path]]:
     received.mkdir()
     command = [program("storescp"), "+B", "-od", str(received), "-aet", "STORESCP", str(port)]
     running = Program(command, folder / "log").start()
-    eventually(lambda: accepts(port), what="storescp listens")
-    yield port, received
-    running.stop()
+    try:
+        eventually(lambda: accepts(port), what="storescp listens")
+        yield port, received
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +73,11 @@ def orthanc(program, tmp_path_factory, node_port) -> Iterator[Orthanc]:
     one = Orthanc(
         port, http_port, Program([program("Orthanc", "/usr/sbin/Orthanc"), str(file)], folder / "log")
     )
-    one.start()
-    yield one
-    one.program.stop()
+    try:
+        one.start()
+        yield one
+    finally:
+        one.program.stop()
 
 
 @pytest.fixture(scope="module")
