@@ -156,11 +156,11 @@ def restore(settings: Settings, directory: Path) -> None:
         console.print(
             f"{models} holds models already and is as it was: `covariance model list` says which scores."
         )
-    noted = settings.audit.checkpoints
-    if noted and Path(noted).exists():
+    checkpoints = settings.audit.checkpoints
+    if checkpoints and Path(checkpoints).exists():
         console.print(
-            f"{noted} may note more events than the backup had: move it aside and keep it. A new one is "
-            "begun; with the old one in its place the trail would count as tampered with."
+            f"{checkpoints} may note more events than the backup had: move it aside and keep it. A new one "
+            "is begun; with the old one in its place the trail would count as tampered with."
         )
     console.print("Start `covariance up`: it goes on from there. Films of since then must be sent again.")
 

@@ -6,8 +6,6 @@ import hashlib
 import re
 import uuid
 
-from pydicom.uid import UID
-
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 9.1
 _NAMESPACE = uuid.UUID("6f2b4a52-0d0e-5c5a-9a40-0c0a7a51a9ce")
 
@@ -52,11 +50,6 @@ def is_valid_uid(value: str) -> bool:
     A valid UID is safe as a file name: it can hold no separator and is never `.` or `..`.
     """
     return len(value) <= 64 and _UID.fullmatch(value) is not None
-
-
-def is_image(sop_class_uid: str) -> bool:
-    """Whether a storage SOP class is one of images, as its name in PS3.6 says; one without a name is none."""
-    return "Image Storage" in UID(sop_class_uid).name
 
 
 def require_uids(*values: str) -> None:

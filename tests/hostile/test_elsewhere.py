@@ -43,7 +43,7 @@ ELSEWHERE = {
     "slope 0 or NaN": "worker/test_grey.py::test_a_rescale_without_meaning_is_refused",
     "a window of width 0": "worker/test_grey.py::test_a_window_that_shows_nothing_is_not_used",
     "a constant film": "worker/test_decode.py::test_a_film_without_contrast_is_set_aside",
-    "a decoder that hangs": "worker/test_guard.py::test_a_child_that_hangs",
+    "a decoder that hangs": "worker/test_guard.py::test_a_child_that_hangs_at_a_film",
     "a decoder that crashes": "worker/test_guard.py::test_a_film_that_crashes_every_child",
     "films larger than the budget": "worker/test_guard.py::test_a_bomb",
     # Engines

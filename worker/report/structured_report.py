@@ -31,9 +31,10 @@ from highdicom.sr import (
     TrackingIdentifier,
 )
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from dicom_node.errors import Reason
-from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid, is_image
+from dicom_node.uids import COMPREHENSIVE_3D_SR, derive_uid
 from worker.findings import ImageScore, ModelIdentity, Output, Reading, Role, StudyFinding
 from worker.report import codes
 from worker.report.envelope import PRODUCT, as_ascii, device_uid, envelope, seal
@@ -234,8 +235,9 @@ def _not_analysed(sop_instance_uid: str, reason: Reason | None) -> str:
 
 
 def _reference(reading: Reading) -> ContentItem:
-    """The object that a remark is about; IMAGE may name images only (PS3.3 C.18.4)."""
-    kind = ImageContentItem if is_image(reading.sop_class_uid) else CompositeContentItem
+    """The object that a remark is about; IMAGE may name images only (PS3.3 C.18.4), which PS3.6 names so."""
+    is_image = "Image Storage" in UID(reading.sop_class_uid).name
+    kind = ImageContentItem if is_image else CompositeContentItem
     return kind(
         name=codes.SOURCE_OF_MEASUREMENT,
         referenced_sop_class_uid=reading.sop_class_uid,
