@@ -112,7 +112,8 @@ class Proxy:
 
     def __init__(self, target: int, *, port: int = 0, fault: Fault = nothing) -> None:
         self.fault = fault
-        self.connections = 0
+        self.ended = 0
+        """Connections whose client has said its last: a fault has had its time."""
         self._target = ("127.0.0.1", target)
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
@@ -125,7 +126,6 @@ class Proxy:
                 client, _ = self._listener.accept()
                 with contextlib.suppress(OSError):
                     self._join(client)
-                self.connections += 1
 
     def _join(self, client: socket.socket) -> None:
         try:
@@ -138,8 +138,14 @@ class Proxy:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # From the first pump on a fault may have closed both: nothing here may touch them any more.
         for source, sink, from_client in ((client, server, True), (server, client, False)):
-            pump = threading.Thread(target=_pump, args=(self.fault, source, sink, from_client), daemon=True)
-            pump.start()
+            passing = (self.fault, source, sink, from_client)
+            threading.Thread(target=self._pass_on, args=passing, daemon=True).start()
+
+    def _pass_on(self, fault: Fault, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+        try:
+            _pump(fault, source, sink, from_client)
+        finally:
+            self.ended += from_client
 
     def heal(self) -> None:
         """The fault is over, and what it still held is gone."""

@@ -75,9 +75,9 @@ def test_proof_survives_the_way_back(system, orthanc, eventually, fault):
     """A report that the network kept from us, or us from acknowledging, is had in the end."""
     running, _, back = system
     film = phantom_dataset(32, salt=f"back {fault}", **SMALL)
-    back.fault, before = BACK[fault], back.connections
+    back.fault, before = BACK[fault], back.ended
     running.send(film)
-    eventually(lambda: back.connections > before, what="the PACS has reported")
+    eventually(lambda: back.ended > before, what="the PACS has reported, and was cut off")
     assert accepts(running.port)
     back.heal()
     running.wait_for(film.StudyInstanceUID)

@@ -110,8 +110,9 @@ def _books(system: object, sender: Sender, folder: Path) -> list[str]:
 def _told(watch: Watch, figures: Figures, console: Console) -> list[str]:
     table = Table("process", "MB at a quarter", "MB at the end", "descriptors", "at the end", box=None)
     draw(watch.looks, PICTURE)
-    broken = []
-    for name, one in watch.found().items():
+    found = watch.found()
+    broken = [f"{name} was not seen long enough to know its memory" for name in watch.names - found.keys()]
+    for name, one in found.items():
         table.add_row(name, *(f"{value:.0f}" for value in (*one.megabytes, *one.descriptors)))
         for label, unit, values in (("memory", "MB", one.megabytes), ("descriptors", "", one.descriptors)):
             figures.add(f"load.{label}.{name}", unit, values)

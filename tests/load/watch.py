@@ -40,6 +40,7 @@ class Watch:
     def __init__(self, processes: Mapping[str, subprocess.Popen[bytes]], done: Callable[[], int]) -> None:
         self.looks = []
         self._finished = done
+        self.names = set(processes)
         self._processes = {name: psutil.Process(process.pid) for name, process in processes.items()}
         self._samples: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
         self._done = threading.Event()
