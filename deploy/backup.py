@@ -18,7 +18,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -82,9 +82,12 @@ def back_up(settings: Settings, directory: Path) -> None:
         with ExitStack() as held, open_ledger(settings, migrate=False) as ledger:
             engine = make_engine(settings.database.url)
             held.callback(engine.dispose)
+            for name in _UNDER_LOCK:
+                _pin(root / name, pins / name)
             with transaction(engine, writes=True):
+                # What came since. Nobody may write meanwhile, and an outbox of a weekend holds thousands.
                 for name in _UNDER_LOCK:
-                    _copy(root / name, pins / name, os.link)
+                    _pin(root / name, pins / name)
                 head = ledger.head()
                 snapshot = held.enter_context(_snapshot(settings, engine))
             snapshot(directory / _LEDGER[backend])
@@ -197,6 +200,17 @@ def _stopped(error: OSError | sqlite3.Error, done: str) -> Retryable:
     said = error.strerror if isinstance(error, OSError) else type(error).__name__
     sentence = f"Not {done}: {said or type(error).__name__}. What is there of it is no use; run it again."
     return Retryable(sentence)
+
+
+def _pin(source: Path, target: Path) -> None:
+    """Give every file of a tree a second name, as far as it has none there yet."""
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, entry in _entries(source):
+        if entry.is_dir():
+            _pin(entry, target / name)
+        elif not (target / name).exists():
+            with suppress(FileNotFoundError):
+                os.link(entry, target / name)
 
 
 def _copy(source: Path, target: Path, each: Callable[[Path, Path], object]) -> None:
