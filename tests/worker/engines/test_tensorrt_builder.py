@@ -89,5 +89,5 @@ def test_no_gpu_is_said_in_one_sentence():
 
 def test_no_tensorrt_is_said_in_one_sentence():
     """Without the library the sentence names the extra to install."""
-    with pytest.raises(DeviceUnavailable, match=r"install covariance\[tensorrt\]"):
+    with pytest.raises(DeviceUnavailable, match="make install EXTRAS=tensorrt"):
         find_library("tensorrt_that_is_not_here")
