@@ -280,7 +280,10 @@ def test_what_was_tried_stands_in_the_card(tmp_path):
     """Every candidate is a line, kept or not, with a gap where nothing was measured."""
     path = tmp_path / "candidates.toml"
     path.write_text(EXAMPLE)
-    lines = card_sections.tried(read_candidates(path)).splitlines()
+    told = card_sections.tried(read_candidates(path), "random")
+    assert "had seen them" not in told
+    assert "had seen them" in card_sections.tried(read_candidates(path), "pretrained:weights")
+    lines = told.splitlines()
     assert (
         "| candidate | what | without hannover | without ieee8023 | srcbal | dev | test | pointing | kept |"
         in lines
