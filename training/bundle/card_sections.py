@@ -181,7 +181,7 @@ def _seen(init: str) -> str:
     return (
         " The weights\nthat it began with had seen them all the same, without their class: findings, opacity "
         "and view were learnt on\nfilms of every source, so that the figures without hannover and cxnet say "
-        "less than they seem to; of web they\nhad seen 7 films of 319."
+        "less than they seem to; films of web are\nfew among those that may be learnt from."
     )
 
 
