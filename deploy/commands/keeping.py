@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def backup(directory: Directory) -> None:
     """Back up ledger and spool into an empty directory, while everything goes on."""
-    from deploy.backup import back_up
+    from deploy.backup.write import back_up
     from worker.settings import load_settings
 
     back_up(load_settings(), directory)
@@ -26,7 +26,7 @@ def backup(directory: Directory) -> None:
 
 def restore(directory: Directory) -> None:
     """Bring a backup back to where the settings point, with everything stopped and nothing there yet."""
-    from deploy.backup import restore as bring_back
+    from deploy.backup.restore import restore as bring_back
     from worker.settings import load_settings
 
     bring_back(load_settings(), directory)

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import make_url
 
-from deploy import backup
-from deploy.backup import back_up, restore
+from deploy.backup import write as writing
+from deploy.backup.archive import run_client
+from deploy.backup.restore import restore
+from deploy.backup.write import _claim, back_up
 from dicom_node.errors import ConfigurationError, Retryable
 from dicom_node.spool import Spool
 from tests.deploy.site import STUDIES, film, scored_folder, site, spool_film  # noqa: F401 (fixtures)
@@ -195,7 +197,7 @@ def test_writers_go_on_while_the_ledger_is_written(backend, tmp_path, request, m
     spool = Spool(settings.spool.path)
     (tmp_path / "site").mkdir()
     spool.prepare()
-    snapshot = backup._snapshot
+    snapshot = writing._snapshot
 
     with open_ledger(settings, migrate=True) as ledger:
         written(ledger, spool, "1.2.840.5")
@@ -210,7 +212,7 @@ def test_writers_go_on_while_the_ledger_is_written(backend, tmp_path, request, m
 
                 yield late
 
-        monkeypatch.setattr(backup, "_snapshot", slow)
+        monkeypatch.setattr(writing, "_snapshot", slow)
         back_up(settings, tmp_path / "backup")
     assert list(spool.root.glob("backup-*")) == []
     if url:
@@ -321,7 +323,7 @@ def test_a_password_is_on_no_command_line(url, tmp_path):
     program = tmp_path / "program"
     program.write_text(f'#!/bin/sh\necho "$@" >{told}\necho "$PGPASSWORD" >>{told}\n')
     program.chmod(0o755)
-    backup._postgresql(make_url(url), [str(program)])
+    run_client(make_url(url), [str(program)])
     words, password = told.read_text().splitlines()
     assert "us@db/d" in words
     assert "s3cret" not in words
@@ -330,8 +332,6 @@ def test_a_password_is_on_no_command_line(url, tmp_path):
 
 def test_a_place_that_takes_nothing_is_named(tmp_path):
     """A directory that cannot be made is one sentence."""
-    from deploy.backup import _claim
-
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         _claim(tmp_path / "file" / "backup")

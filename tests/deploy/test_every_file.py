@@ -42,6 +42,10 @@ deploy/containers/uv.txt                  tests/deploy/test_containers.py       
 deploy/__init__.py                        tests/deploy/test_cli.py               covariance("--config"
 deploy/__main__.py                        tests/deploy/conftest.py               "-m", "deploy"
 deploy/audit.py                           tests/deploy/test_cli.py               "audit", "verify"
+deploy/backup/__init__.py                 tests/deploy/test_backup.py            deploy.backup
+deploy/backup/archive.py                  tests/deploy/test_backup.py            run_client(
+deploy/backup/restore.py                  tests/deploy/test_backup.py            restore(
+deploy/backup/write.py                    tests/deploy/test_backup.py            back_up(
 deploy/broker.py                          tests/deploy/test_up.py                valkey
 deploy/cli.py                             tests/deploy/test_cli.py               invoke("--version")
 deploy/commands/__init__.py               tests/deploy/test_cli.py               invoke("status"
