@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from training import checkpoint, outside, tasks
-from training.bundle.provenance import RunRecord, commit, positive_weight
+from training.bundle.provenance import RunRecord, commit, in_turn, positive_weight
 from training.device import Device, best_device
 from training.evaluation.metrics import auroc
 from training.files import write_whole
@@ -251,9 +251,8 @@ def _begin(
         )
     checkpoint.restore(tensors, learner.model, learner.average, learner.optimiser)
     anew = before.planned_anew + ((epochs,) if before.settings != settings else ())
-    # Of the code that began it and the code that went on, where they are two.
-    commits = before.commit if record.commit in before.commit else f"{before.commit}, {record.commit}"
-    kept = {"planned_anew": anew, "mean_of": before.mean_of, "init": before.init, "commit": commits}
+    kept = {"planned_anew": anew, "mean_of": before.mean_of, "init": before.init}
+    kept |= {key: in_turn(getattr(before, key), getattr(record, key)) for key in ("commit", "torch")}
     return record.model_copy(update=kept), epochs
 
 

@@ -133,7 +133,7 @@ def test_a_run_keeps_who_made_it(trained, tmp_path, monkeypatch):
             train(longer, rows, inputs_NHW, tmp_path)
     train(longer, rows, inputs_NHW, tmp_path)
     record = RunRecord.model_validate_json((tmp_path / CONFIGURATION).read_bytes())
-    assert record.commit == f"{made.commit}, another"
+    assert record.commit == f"{made.commit}, then another"
 
 
 def test_the_heads_may_learn_first(trained, tmp_path):

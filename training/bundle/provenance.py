@@ -102,3 +102,8 @@ def commit() -> str:
         return found.stdout.strip()
 
     return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *_CODE) else "")
+
+
+def in_turn(begun: str, now: str) -> str:
+    """What began a run and what went on with it, each once: of a commit, a machine or a version of torch."""
+    return begun if now in begun.split(", then ") else f"{begun}, then {now}"

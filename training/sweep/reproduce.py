@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import get_logger
 from training import checkpoint
-from training.bundle.provenance import commit
+from training.bundle.provenance import commit, in_turn
 from training.device import Device
 from training.evaluation.metrics import auroc
 from training.files import write_whole
@@ -159,12 +159,7 @@ def _is_done(run: Path, wanted: RunConfiguration) -> bool:
 def _begun_by(before: RunConfiguration, now: RunConfiguration) -> RunConfiguration:
     """Of a run that goes on: code and machine that began it, and those that go on, where they are others."""
     keys = ("commit", "torch", "device")
-    told = {key: (str(getattr(before, key)), str(getattr(now, key))) for key in keys}
-    joined = {
-        key: first if last in first.split(", then ") else f"{first}, then {last}"
-        for key, (first, last) in told.items()
-    }
-    return now.model_copy(update=joined)
+    return now.model_copy(update={key: in_turn(getattr(before, key), getattr(now, key)) for key in keys})
 
 
 class Trainer:
