@@ -17,7 +17,8 @@ from dicom_node.errors import ConfigurationError
 from training import checkpoint
 from training.device import best_device
 from training.films import datasets
-from training.report import looks, networks
+from training.report import looks, networks, tables
+from training.report.classification import FLOOR, FLOOR_APART, SETS, Measurement
 from training.report.finished import finished_runs
 from training.report.page import Pictures, write_report
 from training.report.saliency import explain
@@ -235,3 +236,16 @@ def test_weights_of_another_network_are_refused(trained, tmp_path):
     checkpoint.write_average(tmp_path / "resnet-18" / runs.BEST, network, {"system": "baseline-cnn-3"})
     with pytest.raises(ConfigurationError, match="belongs to another network"):
         networks.load_best(tmp_path / "resnet-18")
+
+
+@pytest.mark.parametrize(("apart", "said"), [(0.9, True), (0.8, False)])
+def test_floors_that_call_films_alike_are_no_slip_of_the_pen(apart, said):
+    """Two rows of equal figures look copied: the page says that they are not, and only where they are equal."""
+    told = [
+        Measurement(system=system, split=split, label=label, metric="recall", value=value)
+        for system, value in ((FLOOR, 0.9), (FLOOR_APART, apart))
+        for split in SETS
+        for label in ("covid", "noncovid")
+    ]
+    assert ("At p > 0.5" in tables.floors_alike(told)) is said
+    assert tables.floors_alike([]) == ""

@@ -117,6 +117,7 @@ def figures_of_merit(paper: Paper, done: Sequence[Finished], measurements: Seque
             "values, borders. A network that does no better has shown nothing about lungs. Of the films that "
             "forest and networks learnt from, some are of the publishers of the source-balanced set, other "
             "patients of theirs; **Floor, without these publishers** learnt from none of those."
+            + tables.floors_alike(measurements)
         )
     for split in SETS:
         found = tables.metric_table(measurements, split)

@@ -108,6 +108,24 @@ def supports(measurements: Sequence[Measurement], split: str) -> str:
     return ", ".join(told)
 
 
+def floors_alike(measurements: Sequence[Measurement]) -> str:
+    """What to say where the floors call films alike and rank them otherwise; else nothing."""
+    found = by_key(measurements)
+
+    def alike(split: str, label: str, metric: str) -> bool:
+        floor, apart = (found.get((name, split, label, metric)) for name in (FLOOR, FLOOR_APART))
+        return floor is not None and apart is not None and floor.value == apart.value
+
+    held_back = [split for split in SETS if split != "train"]
+    called = (("covid", "recall"), ("noncovid", "recall"))
+    if not all(alike(split, *figure) for split in held_back for figure in called):
+        return ""
+    return (
+        " At p > 0.5 both call as many films of each class COVID on every set that was held back; their "
+        "probabilities are others, as the AUROC tells."
+    )
+
+
 def conclusion(measurements: Sequence[Measurement]) -> str:
     """The best network's AUROC beside the floors, on what was held back; empty without a floor."""
     found = by_key(measurements)
