@@ -240,7 +240,7 @@ def test_weights_of_another_network_are_refused(trained, tmp_path):
 
 @pytest.mark.parametrize(("apart", "said"), [(0.9, True), (0.8, False)])
 def test_floors_that_call_films_alike_are_no_slip_of_the_pen(apart, said):
-    """Two rows of equal figures look copied: the page says that they are not, and only where they are equal."""
+    """Two rows of equal figures look copied: the page says that they are not, where they are equal."""
     told = [
         Measurement(system=system, split=split, label=label, metric="recall", value=value)
         for system, value in ((FLOOR, 0.9), (FLOOR_APART, apart))
