@@ -105,7 +105,7 @@ def _require_no_ledger(settings: Settings) -> None:
 
 
 def _fill(settings: Settings, dump: Path, into: dict[Path, Path]) -> None:
-    """Copy trees to where nothing is, and load the ledger; after a failure nothing is there again."""
+    """Copy trees to where nothing is, then load the ledger; after a failure nothing is there again."""
     try:
         for source, target in into.items():
             copy_tree(source, target)

@@ -10,7 +10,7 @@ import torch
 
 from dicom_node.errors import ConfigurationError
 from training import checkpoint, tasks
-from training.bundle.provenance import RunRecord
+from training.bundle.provenance import RunRecord, in_turn
 from training.device import best_device
 from training.films import datasets
 from training.networks.densenet import DenseNet121
@@ -134,6 +134,25 @@ def test_a_run_keeps_who_made_it(trained, tmp_path, monkeypatch):
     train(longer, rows, inputs_NHW, tmp_path)
     record = RunRecord.model_validate_json((tmp_path / CONFIGURATION).read_bytes())
     assert record.commit == f"{made.commit}, then another"
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "said"),
+    [
+        ("a", "a", "a"),
+        ("a", "b", "a, then b"),
+        ("a, then b", "b", "a, then b"),
+        ("a, then b", "a", "a, then b"),
+        ("ab", "a", "ab, then a"),
+        ("", "", ""),
+        ("", "b", "unknown, then b"),
+        ("a", "", "a, then unknown"),
+        ("a, then unknown", "", "a, then unknown"),
+    ],
+)
+def test_each_that_made_a_run_is_named_once(begun, now, said):
+    """Also one whose name begins another's, and code that no commit is known of."""
+    assert in_turn(begun, now) == said
 
 
 def test_the_heads_may_learn_first(trained, tmp_path):

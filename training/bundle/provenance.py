@@ -105,5 +105,11 @@ def commit() -> str:
 
 
 def in_turn(begun: str, now: str) -> str:
-    """What began a run and what went on with it, each once: of a commit, a machine or a version of torch."""
-    return begun if now in begun.split(", then ") else f"{begun}, then {now}"
+    """What began a run and what went on with it, each once: of a commit, a machine or a version of torch.
+
+    Empty is code that is not under version control.
+    """
+    if begun == now:
+        return begun
+    first, last = begun or "unknown", now or "unknown"
+    return first if last in first.split(", then ") else f"{first}, then {last}"

@@ -120,6 +120,8 @@ def floors_alike(measurements: Sequence[Measurement]) -> str:
     called = (("covid", "recall"), ("noncovid", "recall"))
     if not all(alike(split, *figure) for split in held_back for figure in called):
         return ""
+    if all(alike(split, "all", "auroc") for split in held_back):
+        return ""  # one forest: these publishers were in no film that was learnt from
     return (
         " At p > 0.5 both call as many films of each class COVID on every set that was held back; their "
         "probabilities are others, as the AUROC tells."
