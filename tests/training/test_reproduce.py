@@ -72,6 +72,35 @@ def test_a_run_leaves_what_the_report_needs(done, subset):
     assert not (done / runs.CHECKPOINT).exists()
 
 
+HEADER = b"file,split,patient_group,srcbal,covid,logit\n"
+GOOD = b"a.jpg,test,p-1,0,1,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (HEADER + GOOD + b"b.jpg,test,p-2,0,0,nan\n", "line 3: `logit`"),
+        (HEADER + GOOD + b"b.jpg,test,p-2,0,0,inf\n", "line 3: `logit`"),
+        (HEADER + GOOD + b"b.jpg,test,p-2,0,0,\n", "line 3: `logit`"),
+        (HEADER + GOOD + b"b.jpg,test,p-2,0\n", "line 3: `covid`"),
+        (HEADER + GOOD + b"b.jpg,test,p-2,0,2,0.5\n", "line 3: `covid`"),
+        (HEADER + GOOD + b"b.jpg,sealed,p-2,0,0,0.5\n", "line 3: `split`"),
+        (HEADER + GOOD + b"b.jpg,test,,0,0,0.5\n", "line 3: `patient_group`"),
+        (HEADER + GOOD + b"b.jpg,test,p-2,0,0,0.5,more\n", "line 3: `a column too many`"),
+        (b"file,split\na.jpg,test\n", "line 2: `patient_group`"),
+        (HEADER + b"\xff\xfe,test,p-2,0,0,0.5\n", "not a table"),
+        (HEADER, "holds no film"),
+        (b"", "holds no film"),
+    ],
+)
+def test_a_row_of_predictions_that_is_unusable_is_named(content, said, tmp_path):
+    """A logit that is no number would stand on the page as a film that is not COVID."""
+    (tmp_path / runs.PREDICTIONS).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        runs.read_predictions(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
 def test_what_is_done_is_not_done_again(done, subset):
     """A second call changes no file."""
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}

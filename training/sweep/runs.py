@@ -14,10 +14,11 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from dicom_node.errors import ConfigurationError
 from training.files import write_whole
@@ -25,7 +26,6 @@ from training.sweep.systems import System
 
 CONFIGURATION, LOG, PREDICTIONS = "configuration.json", "log.jsonl", "predictions.csv"
 CHECKPOINT, BEST, LOOKS = "checkpoint.safetensors", "best.safetensors", "looks"
-_COLUMNS = ("file", "split", "patient_group", "srcbal", "covid", "logit")
 
 
 class RunConfiguration(BaseModel):
@@ -64,6 +64,19 @@ class Epoch(BaseModel):
     seconds: float
 
 
+class _Prediction(BaseModel):
+    """A row of `predictions.csv`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = Field(min_length=1)
+    split: Literal["train", "dev", "test", "extra"]
+    patient_group: str = Field(min_length=1)
+    srcbal: Literal["0", "1"]
+    covid: Literal["0", "1"]
+    logit: FiniteFloat
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """What the best epoch says of every measured film; arrays of one length."""
@@ -84,7 +97,7 @@ def write_predictions(run: Path, predictions: Predictions) -> None:
     """Write `predictions.csv` atomically."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(_COLUMNS)
+    writer.writerow(_Prediction.model_fields)
     writer.writerows(
         (name, split, patient, int(balanced), int(label), f"{logit:.6f}")
         for name, split, patient, balanced, label, logit in zip(
@@ -106,24 +119,29 @@ def read_predictions(run: Path) -> Predictions:
     Raises:
         ConfigurationError: the run is not done, or a row is unusable; file and line are named.
     """
-    path = run / PREDICTIONS
+    path, rows = run / PREDICTIONS, []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file, restkey="a column too many")
+            for row in reader:
+                rows.append(_Prediction.model_validate(row))
     except OSError:
         raise ConfigurationError(f"The run {run} is not done: {PREDICTIONS} cannot be read.") from None
-    try:
-        columns = {name: [row[name] for row in rows] for name in _COLUMNS}
-        return Predictions(
-            files=tuple(columns["file"]),
-            splits_N=np.array(columns["split"]),
-            patients_N=np.array(columns["patient_group"]),
-            balanced_N=np.array(columns["srcbal"]) == "1",
-            labels_N=np.array(columns["covid"]) == "1",
-            logits_N=np.array(columns["logit"], np.float64),
-        )
-    except (KeyError, ValueError, TypeError):
+    except ValidationError as error:
+        first = error.errors()[0]["loc"][0]
+        raise ConfigurationError(f"{path}, line {reader.line_num}: `{first}` is unusable.") from None
+    except (UnicodeDecodeError, csv.Error):
         raise ConfigurationError(f"{path} is not a table of predictions.") from None
+    if not rows:
+        raise ConfigurationError(f"{path} holds no film.")
+    return Predictions(
+        files=tuple(row.file for row in rows),
+        splits_N=np.array([row.split for row in rows]),
+        patients_N=np.array([row.patient_group for row in rows]),
+        balanced_N=np.array([row.srcbal == "1" for row in rows]),
+        labels_N=np.array([row.covid == "1" for row in rows]),
+        logits_N=np.array([row.logit for row in rows], np.float64),
+    )
 
 
 def read_configuration(run: Path) -> RunConfiguration:
