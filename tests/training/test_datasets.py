@@ -80,6 +80,15 @@ def test_a_split_without_a_class_is_refused(catalogue, split, target):
         datasets.read_rows(catalogue.write())
 
 
+def test_a_film_that_is_listed_twice_is_refused(catalogue):
+    """It would count twice in every figure; both lines are named."""
+    catalogue.records.append(dict(catalogue.records[2]))
+    with pytest.raises(
+        ConfigurationError, match=rf"line {len(catalogue.records) + 1}: .*film_02\.jpg is in line 4 already"
+    ):
+        datasets.read_rows(catalogue.write())
+
+
 def test_a_picture_in_two_splits_is_refused(catalogue):
     """The same picture under two names and two patients stops the run, and both films are named."""
     first, second = catalogue.records[1], catalogue.records[5]

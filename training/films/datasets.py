@@ -74,11 +74,13 @@ def read_rows(folder: Path, *, guarded: bool = True) -> tuple[Row, ...]:
 
     Raises:
         ConfigurationError: the catalogue is missing or no table, a row is unusable (file and line are
-            named), a patient or a picture stands in two splits, or a split lacks a class.
+            named), a film is listed twice, a patient or a picture stands in two splits, or a split lacks a
+            class.
     """
     path = folder / CATALOGUE
     rows = tuple(row_of(record, path, line) for line, record in read_records(folder))
     if guarded:
+        _require_once(rows, path)
         require_disjoint(rows)
         _require_classes(rows, path)
     return rows
@@ -161,6 +163,13 @@ def require_disjoint(rows: Iterable[Row]) -> None:
                     f"A {what} leaks from {first.split} (line {first.line}, {first.file}) "
                     f"into {row.split} (line {row.line}, {row.file})."
                 )
+
+
+def _require_once(rows: Iterable[Row], path: Path) -> None:
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if (first := seen.setdefault(row.file, row)) is not row:
+            raise ConfigurationError(f"{path}, line {row.line}: {row.file} is in line {first.line} already.")
 
 
 def _require_classes(rows: Iterable[Row], path: Path) -> None:
