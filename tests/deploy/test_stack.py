@@ -26,8 +26,9 @@ SUPERVISOR = """
     import os
     programs = [program(*one.split("=", 1), stop_seconds=0.5) for one in sys.argv[1:]]
     try:
-        report = lambda name, line: print(name, line, flush=True)
-        Stack(programs, report=report, longest_pause=0.2).run(lambda: print("all ready", flush=True))
+        # One call: lines of two threads do not mix.
+        say = lambda *words: os.write(1, (" ".join(words) + "\\n").encode())
+        Stack(programs, report=say, longest_pause=0.2).run(lambda: say("all ready"))
     except ConfigurationError as error:
         sys.exit(str(error))
 """
